@@ -1,0 +1,223 @@
+"""The fold: the one class through which records of ``examples`` become a model, in learners and predictors alike.
+
+It decides nothing about where a fold starts (``lineage``), and reads and writes nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from pyroaring import BitMap64
+
+from streams.core.errors import Conflict
+from streams.core.events import Check, Example, Features, Label, Source
+from streams.core.model import Answerer, Model, answerer, digest, learner
+from streams.core.scores import Scores
+
+PROBES = 16
+"""Distinct examples on which replicas compare their answers."""
+CHECK_EVERY = 256
+"""Lessons between two checks. Lessons and not offsets: with several model keys, or transaction markers in the log, a
+model may never see an offset that 256 divides, and the number of lessons is as much a function of the log."""
+CHECKS = 16
+"""Checks kept: enough for a replica and a snapshot to have one in common."""
+FROZEN_AFTER = 100
+"""Lessons after which the frozen model, the yardstick, stops learning."""
+FORMAT = 1
+
+
+class Applied(NamedTuple):
+    """What one example did.
+
+    Attributes:
+        fresh: Its sources that had not been seen before; empty for a duplicate.
+        error: Why the model could not learn it; None if it did, or had not to.
+    """
+
+    fresh: tuple[Source, ...]
+    error: str | None
+
+
+DUPLICATE = Applied((), None)
+
+
+class Fold:
+    """The state of one model key: ``apply`` is the only thing that changes it, and depends on the log alone.
+
+    Two folds of equal models that apply the same records are equal to the last bit, on one kind of CPU and for
+    models that replay, also if one of them was stored and loaded in between.  Answering changes nothing.
+
+    Attributes:
+        version: Offset + 1 of the last record folded; 0 is the unlearned model.
+        learned: Lessons that the model took.
+        size: Bytes of the state when it was last dumped or loaded; 0 before.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        task: str,
+        classes: Sequence[Label] = (),
+        *,
+        scores: Scores | None = None,
+    ) -> None:
+        self._task, self._classes = task, tuple(classes)
+        self.version = self.learned = self.size = 0
+        self.scores = scores
+        self.checks: deque[Check] = deque(maxlen=CHECKS)
+        self._seen: dict[tuple[str, int], BitMap64] = {}
+        self._probe: list[Features] = []
+        self._frozen: Model | None = None
+        self._use(copy.deepcopy(model))
+
+    def _use(self, model: Model) -> None:
+        self.model = model
+        self.answer: Answerer = answerer(self._task, model, self._classes)
+        self._learn = learner(model)
+        self._freeze(self._frozen)
+
+    def _freeze(self, model: Model | None) -> None:
+        self._frozen = model
+        self._frozen_answer: Callable[[Features], Label | None] | None = (
+            None if model is None else model.predict_one
+        )
+
+    def apply(self, version: int, example: Example) -> Applied:
+        """Fold the example at offset ``version - 1``; one that was folded before, or rests on nothing new, does nothing."""
+        if type(example) is not Example:
+            raise Conflict(_unknown(version, example))
+        fresh = self.mark(version, example)
+        if not fresh:
+            return DUPLICATE
+        self._score(example)
+        try:
+            self._learn(example.features, example.label, example.weight)
+        except MemoryError:  # says something about this machine, not about the example
+            raise
+        except Exception as error:  # noqa: BLE001 - the model is the user's code; every replica fails alike
+            return Applied(fresh, f"{type(error).__name__}: {error}")
+        self._count(version, example.features)
+        return Applied(fresh, None)
+
+    def mark(self, version: int, example: Example) -> tuple[Source, ...]:
+        """Take the example's sources as seen without learning it, and tell which had not been."""
+        if version <= self.version:  # folded before: the reader went back
+            return ()
+        self.version = version
+        fresh = []
+        for source in example.sources:
+            where = source.topic, source.partition
+            seen = self._seen.get(where)
+            if seen is None:
+                seen = self._seen[where] = BitMap64()
+            if source.offset not in seen:
+                seen.add(source.offset)
+                fresh.append(source)
+        return tuple(fresh)
+
+    def advance(self, version: int) -> None:
+        """Pass a record that changes nothing here: a definition, or the end of a read."""
+        self.version = max(self.version, version)
+
+    def _score(self, example: Example) -> None:
+        if (
+            self.scores is not None and example.predicted_at is not None
+        ):  # history was never predicted
+            self.scores.update(example, self._frozen_label(example))
+
+    def _frozen_label(self, example: Example) -> Label | None:
+        if (
+            self._frozen_answer is None
+        ):  # until it is frozen it is the model: its answer is the original one
+            return example.predicted
+        try:
+            return self._frozen_answer(example.features)
+        except Exception:  # noqa: BLE001 - user code beside the fold: replicas without scores must learn alike
+            return None
+
+    def _count(self, version: int, features: Features) -> None:
+        self.learned += 1
+        if len(self._probe) < PROBES and features not in self._probe:
+            self._probe.append(dict(features))
+        if self.learned % CHECK_EVERY == 0:
+            self.checks.append(Check(version, self.digest()))
+        if self.learned == FROZEN_AFTER and self.scores is not None:
+            self._freeze(copy.deepcopy(self.model))
+
+    def digest(self) -> str:
+        """The exact answers on the probe set, as a digest."""
+        return digest(self.answer, self._probe)
+
+    def differs(self, checks: Iterable[Check]) -> bool | None:
+        """Whether this model and that of ``checks`` ever answered otherwise; None without a version in common."""
+        mine = dict(self.checks)
+        common = [mine[version] != told for version, told in checks if version in mine]
+        return any(common) if common else None
+
+    @property
+    def seen(self) -> dict[tuple[str, int], BitMap64]:
+        """Offsets of the sources seen, by topic and partition."""
+        return self._seen
+
+    @property
+    def probe(self) -> tuple[Features, ...]:
+        """The events on which replicas compare their answers."""
+        return tuple(self._probe)
+
+    def dump(self) -> bytes:
+        """The state as bytes: parts that are pickled each for itself, so that a reader pays for what it uses."""
+        state = {
+            "format": FORMAT,
+            "version": self.version,
+            "learned": self.learned,
+            "seen": {where: bitmap.serialize() for where, bitmap in self._seen.items()},
+            "probe": self._probe,
+            "checks": [tuple(check) for check in self.checks],
+            "model": pickle.dumps(self.model, protocol=5),
+            "scores": None
+            if self.scores is None
+            else pickle.dumps((self.scores.dump(), self._frozen), protocol=5),
+        }
+        data = pickle.dumps(state, protocol=5)
+        self.size = len(data)
+        return data
+
+    def load(self, data: bytes, unpickle: Callable[[bytes], Any] = pickle.loads) -> None:
+        """Take a dumped state in place of this one; scores only if this fold keeps any."""
+        state = _quietly(unpickle, data)
+        if state["format"] != FORMAT:
+            raise Conflict(
+                f"The state has format {state['format']}, this program reads {FORMAT}: use one release"
+            )
+        model = _quietly(unpickle, state["model"])
+        if self.scores is not None and state["scores"] is not None:
+            scored, self._frozen = _quietly(unpickle, state["scores"])
+            self.scores.load(scored)
+        self.version, self.learned, self.size = state["version"], state["learned"], len(data)
+        self._seen = {at: BitMap64.deserialize(held) for at, held in state["seen"].items()}
+        self._probe = state["probe"]
+        self.checks = deque((Check(*check) for check in state["checks"]), maxlen=CHECKS)
+        self._use(model)
+
+
+def _quietly(unpickle: Callable[[bytes], Any], data: bytes) -> Any:
+    """Unpickle without the cycle collector, which looks at a growing forest again and again."""
+    if not gc.isenabled():
+        return unpickle(data)
+    gc.disable()
+    try:
+        return unpickle(data)
+    finally:
+        gc.enable()
+
+
+def _unknown(version: int, record: object) -> str:
+    return (
+        f"Record {version - 1} of the examples is a {type(record).__name__}, which this release cannot fold: "
+        "a newer one wrote it; upgrade this process"
+    )

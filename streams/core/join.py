@@ -1,0 +1,294 @@
+"""The join of predictions and feedback, decided one event at a time; the order in which the two are read does not matter.
+
+**What is decided.**  Write t for a record's time (the broker's clock, which never falls within a partition), W for
+the window and E for how early a verdict may come.  From the records of one event alone:
+
+* A prediction *counts* unless one that counts came at most 2W before it.  So the first of an event counts, and what a
+  crash wrote again does not.
+* A feedback is a *duplicate* if one with its id, itself no duplicate, came at most 2W + E before it.  It changes nothing.
+* Any other feedback f *belongs* to the earliest prediction p that counts with t(p) - E <= t(f) <= t(p) + 2W: its verdict
+  is carried out if t(f) <= t(p) + W, else it is ``expired``.  If it belongs to none it is ``orphaned``.
+* A p that no feedback belongs to within W is *unanswered*.
+
+None of this mentions when a record was read.  It remains to see that each decision can be taken while reading, from an
+``Entry``, and that it cannot come out otherwise later.
+
+**When it is decided.**  ``now`` is a time up to which both partitions have been read: every record still to come has
+t >= now.  It only rises, and is at most the time of any record that is being read.
+
+* Which predictions count depends on earlier ones alone, and one is forgotten only when now > t + 2W: no later one can
+  be within 2W of it.  Likewise for the ids of feedback, at now > t + 2W + E.
+* f is decided at once if a p is held that it belongs to.  An earlier one cannot turn up: it would have been read before
+  p, and cannot have been forgotten, since now <= t(f) <= its t + 2W.  If p is read after f, f waits in the entry until
+  then.  It stops waiting, as orphaned, as soon as a p with t(p) > t(f) + E is held, or now > t(f) + E: what comes
+  later cannot be early enough.
+* The feedbacks of an event are decided in their own order, so ``keep-first`` comes out alike.  For let f1 wait when a
+  later f2 is read, and let p be held that f2 belongs to.  Either t(f1) < t(p) - E: then f1 does not wait, but was
+  orphaned.  Or t(f1) > t(p) + 2W: then t(f2) is also, and f2 does not belong to p.
+* p is unanswered when now > t(p) + W: all that could answer it has been read.  From then on its bytes are of no use,
+  since whatever still belongs to it is expired, and they are dropped.
+
+So each decision is a function of the two partitions, and ``now`` only says how soon it is known.  No record may be read
+twice on one state: the positions that are stored with it see to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from streams.core.entry import Entry, Given, Held
+from streams.core.errors import BadRecord
+from streams.core.events import (
+    DUPLICATE,
+    EXPIRED,
+    ORPHANED,
+    SUPERSEDED,
+    Example,
+    Feedback,
+    Outcome,
+    Prediction,
+    Review,
+    Source,
+)
+from streams.core.review import priority_of
+from streams.core.topics import FEEDBACK, PREDICTIONS
+from streams.core.verdicts import KEEP_FIRST, UNANSWERED, Lesson, Rules, Settled, lesson
+
+
+class Refused(NamedTuple):
+    """A record that was held, and turns out to be of no use.
+
+    Attributes:
+        topic: ``predictions`` or ``feedback``.
+        value: What was given when it was read.
+    """
+
+    topic: str
+    t: int
+    offset: int
+    value: bytes
+    error: BadRecord
+
+
+Output: TypeAlias = Example | Outcome | Review | Refused
+
+
+class Step(NamedTuple):
+    """What a record, or time, makes of an entry; None: there is nothing to keep."""
+
+    entry: Entry | None
+    outputs: list[Output]
+
+
+NOTHING = Entry()
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """The decisions about the events of one partition: every method is a pure function of its arguments.
+
+    Attributes:
+        partition: The partition, for the sources of examples.
+        read_prediction: Reads the bytes of a prediction; raises BadRecord.
+        read_feedback: Reads what a waiting feedback was kept as.
+    """
+
+    rules: Rules
+    partition: int
+    read_prediction: Callable[[bytes], Prediction]
+    read_feedback: Callable[[bytes], Feedback]
+
+    def on_prediction(
+        self, entry: Entry | None, key: bytes, t: int, offset: int, value: bytes, asked: bool
+    ) -> Step:
+        """A prediction was read.
+
+        Args:
+            entry: What is kept of its event.
+            key: The event's id.
+            asked: Whether a person is to be asked.
+
+        Raises:
+            BadRecord: A person is to be asked, and the prediction cannot be read; then it counts for nothing.
+        """
+        predictions, feedback = entry or NOTHING
+        held = Held(t, offset, value)
+        if predictions and t <= self._last(predictions[-1]):
+            return Step(entry, [])
+        outputs: list[Output] = [self._review(held, value)] if asked else []
+        after = []
+        for given in feedback:
+            if given.value is None or given.t > self._last(held):
+                after.append(given)
+                continue
+            if given.t < self._first(held):
+                outputs.append(self._orphaned(key, given))
+            else:
+                verdict = self.read_feedback(given.value)
+                held, output = self._settle(held, given.t, given.offset, given.value, verdict)
+                outputs.append(output)
+            after.append(given._replace(value=None))
+        return Step(Entry((*predictions, held), tuple(after)), outputs)
+
+    def on_feedback(
+        self, entry: Entry | None, t: int, offset: int, value: bytes, verdict: Feedback
+    ) -> Step:
+        """A feedback was read.
+
+        Args:
+            entry: What is kept of its event.
+            value: What ``read_feedback`` makes the verdict of, if that has to wait.
+            verdict: The feedback itself.
+        """
+        predictions, feedback = entry or NOTHING
+        if self._is_duplicate(feedback, t, verdict.feedback_id):
+            return Step(entry, [self._outcome(DUPLICATE, verdict, offset)])
+        decided = Given(t, offset, verdict.feedback_id, None)
+        for n, held in enumerate(predictions):
+            if t < self._first(held):
+                return Step(
+                    Entry(predictions, (*feedback, decided)),
+                    [self._outcome(ORPHANED, verdict, offset)],
+                )
+            if t <= self._last(held):
+                held, output = self._settle(held, t, offset, value, verdict)
+                predictions = (*predictions[:n], held, *predictions[n + 1 :])
+                return Step(Entry(predictions, (*feedback, decided)), [output])
+        return Step(Entry(predictions, (*feedback, decided._replace(value=value))), [])
+
+    def on_time(self, entry: Entry, key: bytes, now: int) -> Step:
+        """Both partitions have been read up to ``now``: every record to come has that time or a later one."""
+        rules, outputs = self.rules, list[Output]()
+        predictions, feedback = [], []
+        for held in entry.predictions:
+            if held.value is not None and now > held.t + rules.window_ms:
+                if rules.unanswered is not None and not held.answered:
+                    taught = Lesson(rules.unanswered, rules.weight(UNANSWERED))
+                    outputs.append(self._unanswered(held, held.value, taught))
+                held = held._replace(value=None)
+            if now <= self._last(held):
+                predictions.append(held)
+        for given in entry.feedback:
+            if given.value is not None and now > given.t + rules.early_ms:
+                outputs.append(self._orphaned(key, given))
+                given = given._replace(value=None)
+            if now <= given.t + 2 * rules.window_ms + rules.early_ms:
+                feedback.append(given)
+        if not (predictions or feedback):
+            return Step(None, outputs)
+        return Step(Entry(tuple(predictions), tuple(feedback)), outputs)
+
+    def due(self, entry: Entry) -> int:
+        """The time up to which ``on_time`` leaves the entry as it is; at any later one it does something."""
+        window, early = self.rules.window_ms, self.rules.early_ms
+        times = [
+            held.t + (2 * window if held.value is None else window) for held in entry.predictions
+        ]
+        times += [
+            given.t + (2 * window + early if given.value is None else early)
+            for given in entry.feedback
+        ]
+        return min(times)
+
+    def _first(self, held: Held) -> int:
+        return held.t - self.rules.early_ms
+
+    def _last(self, held: Held) -> int:
+        return held.t + 2 * self.rules.window_ms
+
+    def _is_duplicate(self, feedback: tuple[Given, ...], t: int, feedback_id: str) -> bool:
+        kept_ms = 2 * self.rules.window_ms + self.rules.early_ms
+        return any(
+            given.feedback_id == feedback_id and t - given.t <= kept_ms for given in feedback
+        )
+
+    def _settle(
+        self, held: Held, t: int, offset: int, value: bytes, verdict: Feedback
+    ) -> tuple[Held, Output]:
+        """What a feedback does to the prediction that it belongs to."""
+        if held.value is None or t > held.t + self.rules.window_ms:
+            return held, self._outcome(EXPIRED, verdict, offset)
+        written, held = held.value, held._replace(answered=True)
+        try:
+            prediction = self.read_prediction(written)
+            taught = lesson(self.rules, prediction, verdict)
+        except BadRecord as error:
+            return held, Refused(FEEDBACK, t, offset, value, error)
+        if isinstance(taught, Settled):
+            return held, self._outcome(taught.status, verdict, offset, taught.detail)
+        if held.taught and self.rules.corrections == KEEP_FIRST:
+            return held, self._outcome(SUPERSEDED, verdict, offset)
+        source = Source(
+            FEEDBACK,
+            self.partition,
+            offset,
+            verdict.feedback_id,
+            verdict.reviewer,
+            verdict.channel,
+        )
+        return held._replace(taught=True), _example(prediction, taught, source, held.t, t)
+
+    def _unanswered(self, held: Held, value: bytes, taught: Lesson) -> Output:
+        try:
+            prediction = self.read_prediction(value)
+        except BadRecord as error:
+            return Refused(PREDICTIONS, held.t, held.offset, value, error)
+        source = Source(PREDICTIONS, self.partition, held.offset, "", None, UNANSWERED)
+        return _example(prediction, taught, source, held.t, None)
+
+    def _review(self, held: Held, value: bytes) -> Review:
+        prediction = self.read_prediction(value)
+        return Review(
+            event_id=prediction.event_id,
+            label=prediction.label,
+            scores=prediction.scores,
+            confidence=prediction.confidence,
+            features=prediction.features,
+            text=prediction.text,
+            occurred_at=prediction.occurred_at,
+            model_key=prediction.model_key,
+            model_version=prediction.model_version,
+            reason=prediction.reason,
+            probability=prediction.probability,
+            explanation=prediction.explanation,
+            priority=priority_of(prediction.confidence),
+            requested_at=held.t,
+            deadline=held.t + self.rules.window_ms,
+        )
+
+    def _orphaned(self, key: bytes, given: Given) -> Outcome:
+        place = self.partition, given.offset
+        return Outcome(key.decode(), given.feedback_id, ORPHANED, None, *place, None, None)
+
+    def _outcome(
+        self, status: str, verdict: Feedback, offset: int, detail: str | None = None
+    ) -> Outcome:
+        place = self.partition, offset
+        return Outcome(verdict.event_id, verdict.feedback_id, status, detail, *place, None, None)
+
+
+def _example(
+    prediction: Prediction,
+    taught: Lesson,
+    source: Source,
+    predicted_at: int,
+    answered_at: int | None,
+) -> Example:
+    return Example(
+        event_id=prediction.event_id,
+        model_key=prediction.model_key,
+        features=prediction.features,
+        label=taught.label,
+        weight=taught.weight,
+        sources=[source],
+        predicted=prediction.label,
+        scores=prediction.scores,
+        model_version=prediction.model_version,
+        route=prediction.route,
+        reason=prediction.reason,
+        probability=prediction.probability,
+        predicted_at=predicted_at,
+        answered_at=answered_at,
+    )
