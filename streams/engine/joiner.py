@@ -1,0 +1,262 @@
+"""The joiner: predictions and feedback in; examples, reviews and outcomes out, exactly once whatever is killed.
+
+The decisions are ``core/join``, the state and its commit protocol ``engine/partition`` and ``engine/state``.  Here is
+what ties them to Kafka: which partitions, what the broker's clock says, where outputs go.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import Any, ClassVar, Protocol
+
+from confluent_kafka import Message
+from faust.types import TP
+
+from streams.core.errors import Unavailable
+from streams.core.events import Example, Outcome, Review
+from streams.core.topics import partition_of
+from streams.engine.codec import Codec
+from streams.engine.guard import Guard
+from streams.engine.partition import Buried, Emit, Misrouted, Output, PartitionJoin, Record
+from streams.engine.producer import Outputs
+from streams.engine.reader import chunks_to_end, group_less, watermarks
+from streams.engine.state import Captured
+from streams.engine.status import Heart
+from streams.engine.transport import Batch
+from streams.engine.worker import Role
+
+log = logging.getLogger("counterpoint.joiner")
+
+SKEW_MS = 1_000
+"""A partition read to its end counts as read to the broker's time less this: brokers' clocks, and the replicas of one
+partition, may be so far apart."""
+ASK_S = 2.0
+"""How long the broker may take to tell its time; then the clock stands until the next heartbeat."""
+TOLD_EVERY_S = 2.0
+
+
+class OpenPartition(Protocol):
+    """Opens the join of a partition."""
+
+    def __call__(self, partition: int, emit: Emit) -> PartitionJoin: ...
+
+
+class Joiner(Role):
+    """See the module.
+
+    Args:
+        predictions: Topic of the predictions.
+        feedback: Topic of the feedback.
+        partitions: How many partitions each of them has.
+        examples: Topic of the examples.
+        outcomes: Topic of the outcomes.
+        reviews: Topic of the reviews.
+        open_partition: Opens the join of a partition.
+        kafka: Connection settings, in librdkafka's names.
+    """
+
+    name: ClassVar[str] = "joiner"
+    copartitioned: ClassVar[bool] = True
+    max_batch: ClassVar[int] = 250
+
+    def __init__(
+        self,
+        *,
+        predictions: str,
+        feedback: str,
+        partitions: int,
+        examples: str,
+        outcomes: str,
+        reviews: str,
+        open_partition: OpenPartition,
+        kafka: Mapping[str, Any],
+        codec: Codec,
+        outputs: Outputs,
+        guard: Guard,
+        heart: Heart,
+    ) -> None:
+        self.topics = (predictions, feedback)
+        self._predictions, self._feedback, self._partitions = predictions, feedback, partitions
+        self._examples, self._outcomes, self._reviews = examples, outcomes, reviews
+        self._encode_example = codec.encoder(Example, examples)
+        self._encode_outcome = codec.encoder(Outcome, outcomes)
+        self._encode_review = codec.encoder(Review, reviews)
+        self._open, self._kafka = open_partition, kafka
+        self._outputs, self._guard, self._heart = outputs, guard, heart
+        self._joins: dict[int, PartitionJoin] = {}
+        self._captured: dict[int, Captured] = {}
+        self._idle: dict[
+            TP, tuple[int, int]
+        ] = {}  # an end, and the broker's time before it was asked
+        self._reader = group_less(kafka)
+        self._counts: dict[str, int] = defaultdict(int)
+        self._senders: Mapping[type, Callable[[Any], None]] = {
+            Example: self._send_example,
+            Outcome: self._send_outcome,
+            Review: self._send_review,
+            Buried: self._bury,
+            Misrouted: self._forward,
+        }
+
+    # Partitions come and go
+
+    def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
+        """Opens the partitions' states, and reads into each what is committed and not in it."""
+        todo: dict[str, dict[int, range]] = {topic: {} for topic in self.topics}
+        for partition in sorted({tp.partition for tp in committed}):
+            opened = self._joins[partition] = self._open(partition, self._emit)
+            offsets = {topic: committed[TP(topic, partition)] for topic in self.topics}
+            starts = {t: watermarks(self._reader, t, partition)[0] for t in self.topics}
+            for topic, missing in opened.state.recover(offsets, starts).items():
+                if missing:
+                    todo[topic][partition] = missing
+        self._catch_up(todo, abort)
+
+    def _catch_up(self, todo: Mapping[str, Mapping[int, range]], abort: threading.Event) -> None:
+        records = sum(len(missing) for of_topic in todo.values() for missing in of_topic.values())
+        if not records:
+            return
+        log.info("reading %s records into the state, which was behind", f"{records:,}")
+        starts = {topic: {p: m.start for p, m in of.items()} for topic, of in todo.items() if of}
+        ends = {topic: {p: m.stop for p, m in of.items()} for topic, of in todo.items() if of}
+        done, told = 0, monotonic()
+        for chunk in chunks_to_end(self._kafka, starts, ends, abort.is_set):
+            for (topic, partition), of_partition in _by_partition(chunk).items():
+                self._joins[partition].catch_up(topic, of_partition)
+            done += len(chunk)
+            if monotonic() - told > TOLD_EVERY_S:
+                told = monotonic()
+                log.info("read %s of %s (%d %%)", f"{done:,}", f"{records:,}", 100 * done / records)
+
+    def revoked(self) -> None:
+        """Closes the states; what was not committed is forgotten, and will be read again."""
+        joins, self._joins = self._joins, {}
+        self._captured.clear()
+        self._idle = {}
+        for opened in joins.values():
+            opened.state.close()
+
+    def starts(self, committed: Mapping[TP, int]) -> dict[TP, int]:
+        """What the states stand for, where that is past what is committed."""
+        return {
+            tp: place
+            for tp, offset in committed.items()
+            if tp.partition in self._joins
+            and (place := self._joins[tp.partition].state.places[tp.topic].offset) > offset
+        }
+
+    # Records and time
+
+    def handle(self, batch: Batch) -> None:
+        """Joins a batch of one of the two topics."""
+        joined = self._joins[batch.tp.partition]
+        if batch.tp.topic == self._predictions:
+            joined.predictions(batch.records)
+            self._counts["predictions"] += len(batch.records)
+        else:
+            joined.feedback(batch.records)
+            self._counts["feedback"] += len(batch.records)
+        self._outputs.poll()
+
+    def tick(self) -> float:
+        """Decides what only time decides."""
+        behind = False
+        for partition, joined in self._joins.items():
+            joined.advance(
+                predictions=self._read_to(joined, self._predictions, partition),
+                feedback=self._read_to(joined, self._feedback, partition),
+            )
+            behind |= joined.behind
+        return 0.01 if behind else 0.5
+
+    def _read_to(self, joined: PartitionJoin, topic: str, partition: int) -> int:
+        end, time_ms = self._idle.get(TP(topic, partition), (0, 0))
+        return time_ms - SKEW_MS if joined.state.places[topic].offset >= end else 0
+
+    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
+        """Tells positions and counts; asks the broker for its time, and then where the partitions end."""
+        numbers = {**self._counts, "dead_letters": self._guard.count}
+        self._heart.beat(state, positions, numbers=numbers)
+        try:
+            now = self._heart.broker_time(ASK_S)
+            self._idle = {
+                tp: (watermarks(self._reader, tp.topic, tp.partition, ASK_S)[1], now)
+                for tp in positions
+            }
+        except Unavailable:
+            self._idle = {}
+
+    # The commit protocol
+
+    def capture(self, processed: dict[TP, int]) -> dict[TP, int]:
+        """Sets the changes of all partitions aside, with the positions that they stand for."""
+        self._captured = {p: joined.state.capture() for p, joined in self._joins.items()}
+        return {
+            TP(topic, partition): place.offset
+            for partition, captured in self._captured.items()
+            for topic, place in captured.places.items()
+            if place.offset
+        }
+
+    def prepare(self) -> None:
+        """Delivers the outputs, then writes what was set aside: see ``engine/state`` for why in this order."""
+        self._outputs.flush()
+        for partition, captured in self._captured.items():
+            self._joins[partition].state.prepare(captured)
+
+    def committed(self, offsets: dict[TP, int]) -> None:
+        """Makes what was set aside the state."""
+        for partition, captured in self._captured.items():
+            self._joins[partition].state.apply(captured)
+
+    # Outputs
+
+    def _emit(self, output: Output) -> None:
+        self._senders[type(output)](output)
+
+    def _send_example(self, example: Example) -> None:
+        self._counts["examples"] += 1
+        value = self._encode_example(example)
+        self._outputs.send(self._examples, value, example.model_key.encode())
+
+    def _send_outcome(self, outcome: Outcome) -> None:
+        self._counts[outcome.status] += 1
+        value = self._encode_outcome(outcome)
+        self._outputs.send(self._outcomes, value, outcome.event_id.encode())
+
+    def _send_review(self, review: Review) -> None:
+        self._counts["reviews"] += 1
+        self._outputs.send(self._reviews, self._encode_review(review), review.event_id.encode())
+
+    def _bury(self, buried: Buried) -> None:
+        self._guard.bury(buried.record, buried.stage, buried.error)
+
+    def _forward(self, misrouted: Misrouted) -> None:
+        """Sends a feedback where its event's predictions are; its id is kept, so it is known if it comes twice."""
+        self._counts["forwarded"] += 1
+        record, key = misrouted.record, misrouted.feedback.event_id.encode()
+        partition = partition_of(key, self._partitions)
+        headers = list(record.headers)
+        self._outputs.send(self._feedback, record.value, key, headers, partition)
+
+    def close(self) -> None:
+        """Closes the states, and says goodbye."""
+        self.revoked()
+        self._heart.stop()
+        self._reader.close()
+
+
+def _by_partition(chunk: list[Message]) -> dict[tuple[str, int], list[Record]]:
+    found: dict[tuple[str, int], list[Record]] = defaultdict(list)
+    for message in chunk:
+        where = message.topic() or "", message.partition() or 0
+        time_ms, headers = message.timestamp()[1], message.headers() or ()
+        record = Record(
+            *where, message.offset() or 0, time_ms, message.key(), message.value(), headers
+        )
+        found[where].append(record)
+    return found

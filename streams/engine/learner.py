@@ -1,0 +1,241 @@
+"""The learner: folds the log, tells each verdict's author that it was learned, and publishes snapshots.
+
+Two learners at once compute the same thing.  What is acknowledged lies below everything that is not yet in a durable
+snapshot, so a learner that starts anew needs the newest snapshots and the log after the committed offset, no more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from time import monotonic, time
+from typing import ClassVar
+
+from faust.types import TP
+
+from streams.core.errors import BadRecord, Conflict
+from streams.core.events import LEARNED, Example, Outcome, Score, Snapshot, Source
+from streams.core.fold import DUPLICATE, Applied, Fold
+from streams.core.lineage import Start
+from streams.core.topics import FEEDBACK
+from streams.engine.codec import Codec
+from streams.engine.guard import Guard, Raw
+from streams.engine.log import Log, Sealed, control_kind
+from streams.engine.producer import Outputs
+from streams.engine.status import Heart
+from streams.engine.transport import Batch
+from streams.engine.worker import Role
+
+
+class Learner(Role):
+    """See the module.
+
+    Args:
+        log: Opens the loop's log, and stores its snapshots.
+        snapshot_interval_s: A changed model is stored within about this time.
+    """
+
+    name: ClassVar[str] = "learner"
+    finds_its_place: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        outcomes: str,
+        scores: str,
+        snapshot_interval_s: float,
+        codec: Codec,
+        outputs: Outputs,
+        guard: Guard,
+        heart: Heart,
+    ) -> None:
+        self.topics = (log.examples,)
+        self._log, self._outcomes, self._scores = log, outcomes, scores
+        self._interval_s = snapshot_interval_s
+        self._codec, self._outputs, self._guard, self._heart = codec, outputs, guard, heart
+        self._decode = codec.decode
+        self._encode_outcome = codec.encoder(Outcome, outcomes)
+        self._folds: dict[str, Fold] = {}
+        self._partition: dict[str, int] = {}
+        self._starts: dict[TP, int] = {}
+        self._unsaved: dict[
+            str, tuple[int, float]
+        ] = {}  # key: first offset not in a snapshot, due time
+        self._unscored: set[str] = set()
+        self._captured: list[Sealed] = []
+        self._lineages: dict[int, Start] = {}
+        self._stored: dict[str, Snapshot] = {}
+        self._learned = 0
+
+    def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
+        """Loads the newest snapshots of the keys in these partitions."""
+        opening = self._log.open(
+            scores=True, partitions={tp.partition for tp in committed}, stop=abort.is_set
+        )
+        self._lineages = opening.lineage
+        self._folds, self._partition = opening.folds, opening.partition_of
+        self._starts = {tp: opening.starts[tp.partition] for tp in committed}
+        self._unsaved.clear()
+        self._stored = dict(opening.snapshots.manifests)
+
+    def starts(self, committed: Mapping[TP, int]) -> dict[TP, int]:
+        """Where the snapshots say that the fold starts."""
+        return {tp: self._starts[tp] for tp in committed if tp in self._starts}
+
+    def revoked(self) -> None:
+        """Forgets the models: the next owner loads them."""
+        self._folds, self._partition, self._starts = {}, {}, {}
+        self._unsaved.clear()
+        self._unscored.clear()
+        self._captured.clear()
+
+    def handle(self, batch: Batch) -> None:
+        """Folds a batch of the log."""
+        partition = batch.tp.partition
+        for record in batch.records:
+            kind = control_kind(record.headers)
+            if kind is not None:
+                self._control(record, kind, partition)
+                continue
+            try:
+                example = self._decode(record.value or b"")
+                if type(example) is not Example:
+                    raise BadRecord(f"a {type(example).__name__} is no example")
+            except BadRecord as error:
+                self._guard.bury(record, "decode", error)
+                continue
+            self._learn(record, example, partition)
+        self._outputs.poll()
+
+    def _learn(self, record: Raw, example: Example, partition: int) -> None:
+        key, version = example.model_key, record.offset + 1
+        fold = self._folds.get(key)
+        if fold is None:
+            fold = self._folds[key] = self._log.new_fold(scores=True)
+            self._partition[key] = partition
+        if version <= fold.version:
+            return
+        if record.offset < self._lineage(partition).learn_from:
+            fold.mark(version, example)  # of a lineage that was left for a fresh start
+            applied = DUPLICATE
+        else:
+            applied = fold.apply(version, example)
+        if key not in self._unsaved:
+            self._unsaved[key] = (record.offset, monotonic() + self._interval_s)
+        self._unscored.add(key)
+        if applied.error is not None:
+            self._refuse(record, example, applied)
+        elif applied.fresh:
+            self._learned += 1
+            self._tell(example, applied.fresh, version)
+
+    def _refuse(self, record: Raw, example: Example, applied: Applied) -> None:
+        for source in applied.fresh:
+            refused = BadRecord(
+                f"the model raised {applied.error}",
+                event_id=example.event_id,
+                feedback_id=source.feedback_id,
+            )
+            self._guard.bury(record, "learn", refused)
+
+    def _tell(self, example: Example, fresh: Iterable[Source], version: int) -> None:
+        for source in fresh:
+            if source.topic == FEEDBACK:
+                outcome = Outcome(
+                    event_id=example.event_id,
+                    feedback_id=source.feedback_id,
+                    status=LEARNED,
+                    detail=None,
+                    partition=source.partition,
+                    offset=source.offset,
+                    model_key=example.model_key,
+                    model_version=version,
+                )
+                self._outputs.send(
+                    self._outcomes, self._encode_outcome(outcome), example.event_id.encode()
+                )
+
+    def _control(self, record: Raw, kind: str, partition: int) -> None:
+        refusal = self._log.refusal(record.value, kind, record.offset, self._lineage(partition))
+        if refusal is not None:
+            raise Conflict(refusal)
+
+    def tick(self) -> float:
+        """Publishes the scores of the models that changed."""
+        for key in self._unscored:
+            self._score(self._folds[key], key)
+        self._unscored.clear()
+        return self._heart.served({key: fold.version for key, fold in self._folds.items()})
+
+    def _score(self, fold: Fold, key: str) -> None:
+        if fold.scores is None:
+            return
+        score = Score(
+            model_key=key,
+            model_version=fold.version,
+            learned=fold.learned,
+            metrics=fold.scores.values(),
+            scored_at=int(time() * 1000),
+        )
+        self._outputs.send(self._scores, self._codec.encode(self._scores, score), key.encode())
+
+    def capture(self, processed: dict[TP, int]) -> dict[TP, int]:
+        """Dumps the models that are due; acknowledges what lies below every lesson that is in no snapshot."""
+        now = monotonic()
+        due = [key for key, (_, at) in self._unsaved.items() if at <= now]
+        done = {tp.partition: end for tp, end in processed.items()}
+        self._captured += [self._seal(key, done) for key in due]
+        for key in due:
+            del self._unsaved[key]
+        return {tp: self._floor(tp.partition, end) for tp, end in processed.items()}
+
+    def _seal(self, key: str, done: Mapping[int, int]) -> Sealed:
+        partition = self._partition[key]
+        # The others that are sealed now are not durable before this one is: they count as unsaved.
+        floor = self._floor(partition, done.get(partition, 0), but=key)
+        defined_at = self._lineage(partition).defined_at
+        return self._log.seal(self._folds[key], key, partition, floor, defined_at)
+
+    def _floor(self, partition: int, end: int, but: str | None = None) -> int:
+        """The offset below which everything is in a snapshot, but for one model key."""
+        firsts = (
+            first
+            for key, (first, _) in self._unsaved.items()
+            if key != but and self._partition[key] == partition
+        )
+        return min(firsts, default=end)
+
+    def _lineage(self, partition: int) -> Start:
+        return self._lineages[partition]
+
+    def prepare(self) -> None:
+        """Delivers the outcomes, then the snapshots that know of them."""
+        self._outputs.flush()
+        captured, self._captured = self._captured, []
+        if not captured:
+            return
+        self._log.publish(captured, self._outputs)
+        for sealed in captured:
+            self._stored[sealed.manifest.snapshot_id] = sealed.manifest
+        self._log.forget(self._stored, self._outputs)
+
+    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
+        """Tells versions, positions and counts."""
+        folds = dict(self._folds)
+        self._heart.beat(
+            state,
+            positions,
+            versions={key: fold.version for key, fold in folds.items()},
+            numbers={
+                "learned": self._learned,
+                "dead_letters": self._guard.count,
+                "models": len(folds),
+                "model_bytes": sum(fold.size for fold in folds.values()),
+                "unsaved": len(self._unsaved),
+            },
+        )
+
+    def close(self) -> None:
+        """Says goodbye."""
+        self._heart.stop()

@@ -1,0 +1,148 @@
+"""The predictor: raw inputs in, predictions out, by its own replica of the model.
+
+It never waits for learning: before each batch the replica may fold lessons for a few milliseconds, no more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+from faust.types import TP
+
+from streams.core.errors import BadRecord, Unavailable
+from streams.core.events import REVIEW, Features, Input, Prediction
+from streams.core.review import Policy, Router
+from streams.engine.codec import Codec
+from streams.engine.guard import Guard
+from streams.engine.producer import Outputs
+from streams.engine.replica import Replica
+from streams.engine.status import Heart
+from streams.engine.transport import Batch
+from streams.engine.worker import Role
+
+FOLD_BUDGET_S = 0.005
+TO_PERSON = [("route", b"review")]
+TO_NOBODY = [("route", b"auto")]
+
+
+class Predictor(Role):
+    """See the module.
+
+    Args:
+        inputs: Topic of the raw inputs.
+        read: Turns (key, value) into an input; raises BadRecord or Unavailable.
+        model_key: Gives the model's key for features; may raise BadRecord.
+        policy: Who is asked for a verdict.
+        predictions: Topic of the predictions.
+    """
+
+    name: ClassVar[str] = "predictor"
+
+    def __init__(
+        self,
+        *,
+        inputs: str,
+        read: Callable[[bytes | None, bytes | None], Input],
+        model_key: Callable[[Features], str],
+        policy: Policy,
+        predictions: str,
+        replica: Replica,
+        codec: Codec,
+        outputs: Outputs,
+        guard: Guard,
+        heart: Heart,
+    ) -> None:
+        self.topics = (inputs,)
+        self._read, self._model_key, self._policy = read, model_key, policy
+        self._predictions, self.replica = predictions, replica
+        self._encode = codec.encoder(Prediction, predictions)
+        self._outputs, self._guard, self._heart = outputs, guard, heart
+        self._routers: dict[int, Router] = {}
+        self._count = self._asked = 0
+
+    def open(self) -> None:
+        """Loads the model: the newest snapshot, and the log after it."""
+        self.replica.open()
+
+    def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
+        """Has no state of its own but the routing's, which starts anew."""
+        self._routers = {tp.partition: self._policy.router() for tp in committed}
+
+    def handle(self, batch: Batch) -> None:
+        """Predicts a batch, by the newest model that folding it in time allows."""
+        replica, send = self.replica, self._outputs.send
+        replica.fold(FOLD_BUDGET_S)
+        route = self._routers[batch.tp.partition]
+        limit = self._guard.limit
+        for record in batch.records:
+            stage = "decode"
+            try:
+                if record.value is not None and len(record.value) > limit:
+                    self._guard.check_size(record)
+                event_id, features, text, occurred_at = self._read(record.key, record.value)
+                stage = "predict"
+                model_key = self._model_key(features)
+                fold = replica.serving(model_key)
+                label, scores, confidence = fold.answer(features)
+                decision = route(event_id, label, scores, confidence)
+                value = self._encode(
+                    Prediction(
+                        event_id,
+                        label,
+                        scores,
+                        confidence,
+                        features,
+                        text,
+                        occurred_at,
+                        model_key,
+                        fold.version,
+                        decision.route,
+                        decision.reason,
+                        decision.probability,
+                    )
+                )
+            except Unavailable:
+                raise
+            except BadRecord as error:
+                self._guard.bury(record, stage, error)
+            except Exception as error:  # noqa: BLE001  the guard: the model and the key are the user's code
+                self._guard.bury(record, stage, error)
+            else:
+                asked = decision.route == REVIEW
+                self._asked += asked
+                headers = TO_PERSON if asked else TO_NOBODY
+                send(self._predictions, value, event_id.encode(), headers)
+        self._count += len(batch.records)
+        self._outputs.poll()
+
+    def tick(self) -> float:
+        """Folds while no inputs come; the versions served are told within a few milliseconds."""
+        more = self.replica.fold(FOLD_BUDGET_S)
+        pause = self._heart.served(self.replica.versions)
+        return 0.0 if more else pause  # the replica wakes us when a record comes
+
+    def prepare(self) -> None:
+        """Delivers the predictions."""
+        self._outputs.flush()
+
+    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
+        """Tells versions, positions and counts."""
+        self._heart.beat(
+            state,
+            positions,
+            versions=self.replica.versions,
+            numbers={
+                "inputs": self._count,
+                "reviews": self._asked,
+                "dead_letters": self._guard.count,
+                **self.replica.numbers(),
+            },
+            notes=self.replica.notes,
+        )
+
+    def close(self) -> None:
+        """Stops following the log."""
+        self.replica.close()
+        self._heart.stop()

@@ -1,0 +1,119 @@
+"""One confluent-kafka producer per process; what it was given is delivered, or its flush says what was not.
+
+It does not know what it carries: bytes in, bytes out.  Every output of a role goes through here, so that one flush
+before the offsets are committed makes the whole role at-least-once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from typing import Any
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from streams.core.errors import Unavailable
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+# Longer than any outage a role is to live through: a broker away for a minute stops nothing.
+DELIVERY_TIMEOUT_S = 180
+
+
+class Outputs:
+    """A producer whose ``flush`` raises unless everything produced so far was delivered."""
+
+    def __init__(self, kafka: Mapping[str, Any], **overrides: Any) -> None:
+        self._error: str | None = None
+        config = {
+            "partitioner": "murmur2_random",  # what Kafka's own clients use: else a join misses
+            "compression.type": "zstd",
+            "enable.idempotence": True,
+            "linger.ms": 2,
+            "queue.buffering.max.messages": 500_000,
+            "message.max.bytes": 32 << 20,  # dead letters hold records of any size
+            "delivery.timeout.ms": DELIVERY_TIMEOUT_S * 1000,
+            **kafka,
+            **overrides,
+        }
+        only_errors = {"delivery.report.only.error": True, "on_delivery": self._on_delivery}
+        self.producer = Producer({**config, **only_errors})
+        self._config: Mapping[str, Any] = {**config, "linger.ms": 0}
+        self._teller: Producer | None = (
+            None  # reports what it delivered, which costs too much for all
+        )
+        self._produce = self.producer.produce
+
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self._error = f"a record for {message.topic()} was not delivered: {error.str()}"
+
+    def send(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None = None,
+        headers: Headers | None = None,
+        partition: int = -1,
+    ) -> None:
+        """Hands a record over; waits while the local queue is full, which is the back-pressure."""
+        while True:
+            try:
+                if headers is None:
+                    self._produce(topic, value, key, partition)
+                else:
+                    self._produce(topic, value, key, partition, headers=headers)
+            except BufferError:
+                self.producer.poll(0.05)
+            else:
+                return
+
+    def poll(self) -> None:
+        """Serves delivery reports without waiting."""
+        self.producer.poll(0)
+
+    def flush(self, timeout_s: float = DELIVERY_TIMEOUT_S) -> None:
+        """Waits until everything is delivered.
+
+        Raises:
+            Unavailable: Something was not, and will not be.
+        """
+        left = self.producer.flush(timeout_s)
+        if self._error is not None:
+            raise Unavailable(self._error)
+        if left:
+            message = f"{left} records were not delivered within {timeout_s:g} s: is the broker up?"
+            raise Unavailable(message)
+
+    def deliver(
+        self,
+        topic: str,
+        value: bytes | None,
+        key: bytes | None,
+        headers: Headers | None = None,
+        partition: int = -1,
+        timeout_s: float = 30.0,
+    ) -> Message:
+        """Writes one record and waits until it is there; the message tells its offset and timestamp.
+
+        Raises:
+            Unavailable: It was not delivered in time.
+        """
+        delivered: list[Message] = []
+
+        def report(error: KafkaError | None, message: Message) -> None:
+            if error is None:
+                delivered.append(message)
+
+        if self._teller is None:
+            self._teller = Producer(self._config)
+        self._teller.produce(
+            topic, value, key, partition, on_delivery=report, headers=list(headers or ())
+        )
+        deadline = monotonic() + timeout_s
+        while not delivered:
+            self._teller.poll(0.05)
+            if monotonic() > deadline:
+                message = f"a record for {topic} was not delivered within {timeout_s:g} s: is the broker up?"
+                raise Unavailable(message)
+        return delivered[0]

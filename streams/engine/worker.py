@@ -1,0 +1,314 @@
+"""Runs one role as one process: a Faust application on the batch transport, from start-up checks to a clean stop.
+
+It knows Faust and nothing of what a role does; a role knows neither Faust nor asyncio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any, ClassVar
+
+import faust
+from confluent_kafka import Consumer, TopicPartition
+from faust.tables.recovery import RebalanceAgain
+from faust.types import TP
+from yarl import URL
+
+from streams.core.errors import StreamsError, Unavailable
+from streams.engine.places import Places
+from streams.engine.reader import patiently
+from streams.engine.transport import Batch, BatchTransport
+
+log = logging.getLogger("counterpoint.worker")
+
+START_DEADLINE_S = 30
+STOP_DEADLINE_S = 4.8
+
+
+class Role:
+    """What a worker runs.  All calls come from the event loop, one at a time, unless they say otherwise."""
+
+    name: ClassVar[str]
+    copartitioned: ClassVar[bool] = False  # its topics are joined partition by partition
+    finds_its_place: ClassVar[bool] = (
+        False  # it starts where its state says, whatever the group's offsets are
+    )
+    max_batch: ClassVar[int] = 500
+
+    topics: tuple[str, ...]
+
+    def open(self) -> None:
+        """Gets ready to be assigned partitions; may take its time.  Before the event loop runs."""
+
+    def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
+        """Makes the state of exactly these partitions stand for their committed offsets.  Runs in a thread."""
+
+    def revoked(self) -> None:
+        """Lets go of everything that was not committed."""
+
+    def handle(self, batch: Batch) -> None:
+        """Processes a batch.  Unavailable: it will be called again with the same batch."""
+
+    def tick(self) -> float:
+        """Does what is due and gives the seconds until it wants to be called again."""
+        return 1.0
+
+    def capture(self, processed: dict[TP, int]) -> dict[TP, int]:
+        """See :class:`streams.engine.transport.Checkpoint`."""
+        return processed
+
+    def prepare(self) -> None:
+        """See :class:`streams.engine.transport.Checkpoint`."""
+
+    def committed(self, offsets: dict[TP, int]) -> None:
+        """See :class:`streams.engine.transport.Checkpoint`."""
+
+    def starts(self, committed: Mapping[TP, int]) -> dict[TP, int]:
+        """See :class:`streams.engine.transport.Checkpoint`."""
+        return {}
+
+    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
+        """Tells the world how it is: ``positions`` are (next offset, end) by partition.  May block briefly; in a thread."""
+
+    def close(self) -> None:
+        """Lets go of everything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a worker takes part in its group."""
+
+    group: str
+    bootstrap: str
+    folder: Path  # for what Faust keeps of itself
+    kafka: Mapping[str, Any]  # librdkafka's names
+    credentials: Any = None  # Faust's
+    instance_id: str | None = None
+    commit_interval_s: float = 1.0
+    session_timeout_s: float = 10.0
+    max_poll_interval_s: float = 1800.0  # longer than the longest catch-up
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RoleWorker:
+    """One role in one process."""
+
+    def __init__(self, role: Role, options: Options, places: Places | None = None) -> None:
+        self._role, self._options, self._places = role, options, places
+        self._abort = threading.Event()
+        self._failure: BaseException | None = None
+        self._ready = False
+        self._assigning: asyncio.Future[None] | None = None
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.app = self._build()
+
+    def _build(self) -> faust.App:
+        options, role = self._options, self._role
+        app = faust.App(
+            options.group,
+            broker=f"kafka://{options.bootstrap}",
+            broker_credentials=options.credentials,
+            consumer_group_instance_id=options.instance_id,
+            consumer_auto_offset_reset="earliest",
+            # > 0 selects Faust's co-partitioning assignor, without a table too: else joins lose pairs
+            table_standby_replicas=1,
+            topic_disable_leader=True,
+            topic_allow_declare=False,
+            web_enabled=False,
+            broker_commit_interval=options.commit_interval_s,
+            broker_session_timeout=options.session_timeout_s,
+            broker_heartbeat_interval=options.session_timeout_s / 5,
+            broker_max_poll_interval=options.max_poll_interval_s,
+            consumer_max_fetch_size=128 << 10 if role.copartitioned else 1 << 20,
+            stream_wait_empty=False,
+            datadir=str(options.folder),
+            **options.extra,
+        )
+        app.transport = BatchTransport(
+            [URL(f"kafka://{server}") for server in options.bootstrap.split(",")],
+            app,
+            checkpoint=role,
+            max_batch=role.max_batch,
+            max_queued=2_000 if role.copartitioned else 20_000,
+        )
+        for topic in role.topics:
+            channel = app.topic(topic, value_type=bytes, value_serializer="raw")
+            app.agent(channel, name=f"{role.name}:{topic}")(self._consume)
+        app.on_partitions_revoked.connect(self._on_revoked)
+        app.on_rebalance_complete.connect(self._on_assigned)
+        app.task(self._tick)
+        app.task(self._beat)
+        return app
+
+    async def _consume(self, stream: Any) -> None:
+        async for batch in stream:
+            pause = 0.1
+            while not batch.stale:
+                try:
+                    self._role.handle(batch)  # from here to the ack there is no await
+                    batch.ack()
+                except Unavailable as error:
+                    log.warning("%s: %s; trying again in %.1f s", batch.tp, error, pause)
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, 10)
+                except StreamsError as error:
+                    await self._fail(error)
+                    return
+                except Exception as error:
+                    log.exception("%s at offset %d: not handled", batch.tp, batch.begin)
+                    await self._fail(error)
+                    return
+                else:
+                    break
+            await asyncio.sleep(0)  # a full queue never suspends: let the others run
+
+    async def _on_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
+        self._abort.set()
+        self._ready = False
+        if self._assigning is not None:  # its thread has the state in hand
+            await asyncio.wait([self._assigning])
+        self._role.revoked()
+
+    async def _on_assigned(self, app: faust.App, **_: Any) -> None:
+        tps = {TP(tp.topic, tp.partition) for tp in app.consumer.assignment()}
+        self._abort = abort = threading.Event()
+        try:
+            self._check_copartitioned(tps)
+            self._assigning = asyncio.ensure_future(asyncio.to_thread(self._assign, tps, abort))
+            await asyncio.shield(self._assigning)
+        except StreamsError as error:
+            await self._fail(error)
+            return
+        if (
+            abort.is_set()
+        ):  # Faust would resume on half a state: the generation is still the old one
+            raise RebalanceAgain
+        self._ready = True
+        log.info("assigned %s", ", ".join(sorted(f"{tp.topic}-{tp.partition}" for tp in tps)))
+
+    def _assign(self, tps: set[TP], abort: threading.Event) -> None:
+        committed = self._committed(tps)
+        if self._places is not None and not self._role.finds_its_place:
+            self._places.check(committed)
+        self._role.assigned(committed, abort)
+
+    def _committed(self, tps: set[TP]) -> dict[TP, int | None]:
+        if not tps:
+            return {}
+        consumer = Consumer({**self._options.kafka, "group.id": self._options.group})
+        try:  # never subscribes: only reads the group's offsets
+            wanted = [TopicPartition(*tp) for tp in tps]
+            found = patiently(
+                lambda left_s: consumer.committed(wanted, timeout=left_s),
+                f"offsets of group {self._options.group}",
+            )
+        finally:
+            consumer.close()
+        return {TP(o.topic, o.partition): o.offset if o.offset >= 0 else None for o in found}
+
+    def _check_copartitioned(self, tps: set[TP]) -> None:
+        if not self._role.copartitioned:
+            return
+        of = {
+            topic: {tp.partition for tp in tps if tp.topic == topic} for topic in self._role.topics
+        }
+        if len(set(map(frozenset, of.values()))) > 1:
+            message = f"assigned different partitions of topics that are joined: {of}"
+            raise Unavailable(message)
+
+    async def _tick(self) -> None:
+        while not self.app.should_stop:
+            pause = self._role.tick() if self._ready else 0.05
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), pause)
+            except TimeoutError:
+                continue
+
+    def wake(self) -> None:
+        """Has the role's ``tick`` called soon.  From any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def _beat(self) -> None:
+        while not self.app.should_stop:
+            consumer = self.app.consumer
+            positions = {}
+            if self._ready:
+                done = consumer.processed()  # without those that never had a record
+                positions = {
+                    (of := TP(*tp)): (next_ := done.get(of, 0), consumer.highwater(of) or next_)
+                    for tp in consumer.assignment()
+                }
+            state = "running" if self._ready else "starting"
+            await asyncio.to_thread(self._role.beat, state, positions)
+            await asyncio.sleep(1.0)
+
+    async def _fail(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            self._stop()
+
+    def _stop(self) -> None:
+        self._abort.set()
+        watchdog = threading.Timer(STOP_DEADLINE_S, self._give_up)
+        watchdog.daemon = True
+        watchdog.start()
+        self._worker._schedule_shutdown(signal.SIGTERM)  # Faust's own path to an orderly stop
+
+    def _give_up(self) -> None:
+        log.error(
+            "did not stop within %.1f s; what is not committed will be read again", STOP_DEADLINE_S
+        )
+        os._exit(1)
+
+    async def _check_started(self) -> None:
+        deadline = monotonic() + START_DEADLINE_S
+        while monotonic() < deadline:
+            if self.app.consumer.assignment() or self._ready or self._failure:
+                return
+            await asyncio.sleep(0.2)
+        message = (
+            f"{self._role.name} was not let into group {self._options.group} within {START_DEADLINE_S} s: "
+            "is the broker up, and may this user read the topics and the group?"
+        )
+        await self._fail(Unavailable(message))
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._worker = worker = faust.Worker(
+            self.app, loop=self._loop, quiet=True, override_logging=False, redirect_stdouts=False
+        )
+        worker.spinner = None
+        worker._on_sigterm = worker._on_sigint = self._stop
+        self.app.task(self._check_started)
+        await worker.start()  # returns when a stop begins: what flushes, commits and leaves runs on
+        await (worker._signal_stop_future or worker.stop())
+        self._failure = self._failure or worker.crash_reason
+
+    def run(self) -> None:
+        """Serves until a signal or a failure ends it, having committed what was done.
+
+        Raises:
+            StreamsError: It could not start, or could not go on.
+        """
+        self._role.open()
+        gc.collect()
+        gc.freeze()  # what was loaded lives on: full collections need not look at it
+        gc.set_threshold(50_000, 20, 50)
+        try:
+            asyncio.run(self._serve())
+        finally:
+            self._role.close()
+        if self._failure is not None:
+            raise self._failure
