@@ -1,0 +1,639 @@
+"""The composition root: the one file that knows every part, builds them from settings and a loop, and hands them to each other."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import pickle
+import platform
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import faust
+from confluent_kafka.admin import AdminClient
+from river.__version__ import __version__ as river_version
+from rocksdict import Cache
+
+from streams.audit import Report, Stored, Subject
+from streams.audit import audit as recount
+from streams.config import Settings, signing_secret
+from streams.core import lineage
+from streams.core import topics as names
+from streams.core.errors import BadRecord, ConfigError, Conflict, Mistake, NotFound
+from streams.core.events import CONTINUE, FRESH, Define, Example, Features, Snapshot
+from streams.core.fold import Fold
+from streams.core.model import (
+    definition_of,
+    describe,
+    is_deaf_to_weights,
+    replayed,
+    seeded,
+    specimens,
+)
+from streams.core.scores import Scores
+from streams.core.topics import TopicSpec
+from streams.core.verdicts import Rules
+from streams.engine import admin, snapshots
+from streams.engine.codec import Codec
+from streams.engine.guard import Guard
+from streams.engine.intake import Intake
+from streams.engine.joiner import Joiner
+from streams.engine.learner import Learner
+from streams.engine.log import Log, control_kind
+from streams.engine.partition import Emit, PartitionJoin
+from streams.engine.places import Places
+from streams.engine.predictor import Predictor
+from streams.engine.producer import Outputs
+from streams.engine.reader import to_end
+from streams.engine.replica import Replica
+from streams.engine.slot import Slot, take
+from streams.engine.sources import input_reader, label_reader
+from streams.engine.state import (
+    BLOCK_CACHE_BYTES,
+    Identity,
+    TopicIdentity,
+    open_state,
+)
+from streams.engine.status import Heart
+from streams.engine.worker import Options, Role, RoleWorker
+from streams.history import history
+from streams.loop import Loop, load
+
+log = logging.getLogger("counterpoint")
+
+START_TIMEOUT_S = 15.0
+ROLES = ("predictor", "joiner", "learner", "intake")
+
+
+def settings(bootstrap: str | None = None) -> Settings:
+    """The settings of this process's environment; a given broker goes before that of the environment."""
+    environ = dict(os.environ)
+    if bootstrap is not None:
+        environ["COUNTERPOINT_BOOTSTRAP"] = bootstrap
+    return Settings.from_env(environ)
+
+
+def codec(settings: Settings) -> Codec:
+    """What turns records to bytes and back."""
+    found = settings.registry()
+    if found is None:
+        return Codec()
+    from streams.engine.registry import SchemaRegistry  # its HTTP client takes a second to import
+
+    return Codec(SchemaRegistry(found))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one loop that several roles need, each made when it is first asked for."""
+
+    loop: Loop
+    settings: Settings
+
+    @cached_property
+    def kafka(self) -> dict[str, str]:
+        """Connection settings for confluent-kafka."""
+        return self.settings.kafka()
+
+    @cached_property
+    def codec(self) -> Codec:
+        """The codec of this process."""
+        return codec(self.settings)
+
+    @cached_property
+    def topics(self) -> dict[str, TopicSpec]:
+        """The loop's topics, by suffix."""
+        return names.topics(self.loop, self.settings.keep())
+
+    def topic(self, suffix: str) -> str:
+        """The name of one of them."""
+        return self.topics[suffix].name
+
+    @cached_property
+    def model(self) -> Any:
+        """The unlearned model, with every seed set."""
+        model, told = seeded(self.loop.model, self.loop.name)
+        for seed in told:
+            log.info("%s was not set and is derived from the loop's name", seed)
+        return model
+
+    @cached_property
+    def lessons(self) -> list[tuple[Features, Any]]:
+        """Made-up lessons to try the model on."""
+        features = self.loop.inputs.feature_types or {"a": float, "b": float, "c": float}
+        return specimens(self.loop.task, features, self.loop.classes, count=300)
+
+    def define(
+        self, mode: str = FRESH, why: str = "first start", base: str | None = None
+    ) -> Define:
+        """The definition of the loop as its code says it here and now."""
+        found = definition_of(
+            self.model,
+            self.loop.task,
+            classes=self.loop.classes,
+            features=self.loop.inputs.features,
+        )
+        return Define(
+            loop=self.loop.name,
+            definition=found.hash,
+            description=found.description,
+            mode=mode,
+            base=base,
+            replays=self.replays(found.hash),
+            deaf=self._deaf(),
+            river=river_version,
+            python=platform.python_version(),
+            who=f"{os.environ.get('USER', 'unknown')}@{socket.gethostname()}",
+            why=why,
+        )
+
+    def _deaf(self) -> bool:
+        try:
+            deaf = is_deaf_to_weights(self.model, self.loop.task, self.lessons[:64])
+        except Exception:  # noqa: BLE001  the user's steps may not like made-up values; that tells nothing
+            return False
+        weights = {kind: weight for kind, weight in self.loop.weights.items() if weight != 1}
+        if deaf and weights:
+            expected = "nothing: the model ignores or refuses weights; or another model"
+            raise ConfigError([Mistake("weights", weights, expected)])
+        return deaf
+
+    def replays(self, definition: str) -> bool:
+        """Whether two processes that fold the same lessons get the same model; found out once per definition."""
+        known = self.settings.cache_dir / "replays" / definition
+        if not known.exists():
+            answer = self._replays()
+            known.parent.mkdir(parents=True, exist_ok=True)
+            known.write_text("yes" if answer else "no")
+        return known.read_text() == "yes"
+
+    def _replays(self) -> bool:
+        try:
+            here = replayed(self.model, self.loop.task, self.lessons)
+        except Exception:  # noqa: BLE001  as above; if it does not replay, the checks in the snapshots will tell
+            return True
+        told = pickle.dumps((self.model, self.loop.task, self.lessons))
+        there = subprocess.run(
+            [sys.executable, "-m", "streams.engine.replay"],
+            input=told,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONHASHSEED": "0"},
+        )
+        if there.returncode:
+            log.warning(
+                "the model cannot be tried in another process: %s", there.stderr.decode()[-500:]
+            )
+            return False
+        return there.stdout.decode().strip() == here
+
+    def new_fold(self, scores: Scores | None) -> Fold:
+        """A model before its first lesson."""
+        return Fold(self.model, self.loop.task, self.loop.classes, scores=scores)
+
+    def new_scores(self) -> Scores:
+        """Metrics before the first lesson."""
+        return Scores(self.loop.task)
+
+    def log(self, mine: Define) -> Log:
+        """The loop's log and snapshots."""
+        examples = self.topic(names.EXAMPLES)
+        return Log(
+            kafka=self.kafka,
+            examples=examples,
+            models=self.topic(names.MODELS),
+            topic_id=self.topic_ids[examples],
+            mine=mine,
+            new_fold=self.new_fold,
+            new_scores=self.new_scores,
+            codec=self.codec,
+            secret=signing_secret(self.settings),
+            allowed=snapshots.globals_of(pickle.dumps(self.model, protocol=5)),
+        )
+
+    def stored(self) -> list[Snapshot]:
+        """The manifests of the stored models, newest first."""
+        found: dict[bytes, Snapshot] = {}
+        for message in to_end(self.kafka, self.topic(names.MODELS)):
+            key = message.key() or b""
+            if message.value() is None:
+                found.pop(key, None)
+            elif snapshots.parse_key(key).index is None:
+                found[key] = self.codec.decode_as(Snapshot, message.value())
+        return sorted(found.values(), key=lambda s: (s.created_at, s.version), reverse=True)
+
+    @cached_property
+    def admin(self) -> AdminClient:
+        """Asks the broker about topics."""
+        return AdminClient(self.kafka)
+
+    @cached_property
+    def topic_ids(self) -> dict[str, str]:
+        """Identities of the loop's topics."""
+        return admin.topic_ids(self.admin, [spec.name for spec in self.topics.values()])
+
+    def places(self, role: str) -> Places:
+        """What checks the offsets of a role's group."""
+        return Places(
+            kafka=self.kafka,
+            codec=self.codec,
+            status=self.topic(names.STATUS),
+            role=role,
+            group=self.group(role),
+            topic_ids=self.topic_ids,
+        )
+
+    def group(self, role: str) -> str:
+        """The consumer group of a role."""
+        return f"{self.loop.name}.{role}"
+
+    @cached_property
+    def outputs(self) -> Outputs:
+        """The process's producer."""
+        return Outputs(self.kafka)
+
+    def guard(self, role: str) -> Guard:
+        """Where a role's bad records go."""
+        limit = self.settings.max_record_bytes
+        return Guard(role, self.topic(names.DEAD_LETTERS), self.codec, self.outputs, limit)
+
+    def heart(self, role: str, worker: str) -> Heart:
+        """A worker's heartbeat."""
+        return Heart(
+            loop=self.loop.name,
+            role=role,
+            worker=worker,
+            topic=self.topic(names.STATUS),
+            topic_ids=self.topic_ids,
+            codec=self.codec,
+            outputs=self.outputs,
+        )
+
+    def model_key(self) -> Callable[[Features], str]:
+        """What tells the model key of an event.
+
+        The function made raises BadRecord for an event without one.
+        """
+        key = self.loop.model_key
+        if key is None:
+            return lambda features: ""
+        if callable(key):
+            of = key
+            return lambda features: _as_key(of(features), "the loop's model_key")
+        name = key
+        return lambda features: _as_key(features.get(name), f"feature {name}")
+
+
+def _as_key(value: object, what: str) -> str:
+    if not isinstance(value, str | int) or value == "":
+        reason = f"{what} gives {value!r}, expected the text that names a model"
+        raise BadRecord(reason)
+    return str(value)
+
+
+# Running a role ------------------------------------------------------------------------------------------------------
+
+
+def run_role(role: str, reference: str, worker: str | None, settings: Settings) -> int:
+    """Runs a role until it is told to stop.
+
+    Raises:
+        ConfigError: The loop, the settings or the topics are not as they must be.
+        StreamsError: It cannot start, or cannot go on.
+    """
+    if role not in ROLES:
+        message = f"no role is called {role!r}; there are {', '.join(ROLES)}"
+        raise NotFound(message)
+    _with_fixed_hashes()
+    _start_logging()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Faust has its own
+    loop = load(reference)
+    parts = Parts(loop, settings)
+    admin.reachable(parts.kafka, START_TIMEOUT_S)
+    mistakes = admin.check(parts.admin, list(parts.topics.values()))
+    if mistakes:
+        raise ConfigError(mistakes)
+    slot = take(settings.state_dir / loop.name / role, role, worker)
+    try:
+        built = BUILDERS[role](parts, slot)
+        options = _options(parts, role, slot, static=worker is not None)
+        runner = RoleWorker(built, options, parts.places(role))
+        if isinstance(built, Predictor):
+            built.replica.wake = runner.wake
+        runner.run()
+    finally:
+        slot.release()
+    return 0
+
+
+def _with_fixed_hashes() -> None:
+    """Starts this process anew if its hashes are random: some models iterate over sets, and would not replay."""
+    if os.environ.get("PYTHONHASHSEED") != "0":
+        sys.stdout.flush()
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
+
+
+def _start_logging() -> None:
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
+    )
+    log.setLevel(logging.INFO)
+    damper = Damper()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(damper)
+
+
+class Damper(logging.Filter):
+    """Lets a line through once in five seconds: an outage makes aiokafka write forty a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is to be written."""
+        if record.name.startswith("counterpoint"):
+            return True
+        line = (record.name, str(record.msg))
+        if record.created - self._last.get(line, 0) < 5:
+            return False
+        self._last[line] = record.created
+        return True
+
+
+def _options(parts: Parts, role: str, slot: Slot, *, static: bool) -> Options:
+    settings = parts.settings
+    return Options(
+        group=parts.group(role),
+        bootstrap=settings.bootstrap,
+        kafka=parts.kafka,
+        credentials=_credentials(settings),
+        folder=slot.path / "faust",
+        instance_id=slot.name if static else None,
+        commit_interval_s=settings.commit_interval_s,
+        session_timeout_s=settings.session_timeout_s,
+    )
+
+
+def _credentials(settings: Settings) -> Any:
+    """The same sign-in as ``Settings.kafka``, in Faust's form."""
+    protocol = settings.security_protocol
+    if protocol == "PLAINTEXT":
+        return None
+    context = None
+    if protocol.endswith("SSL"):
+        cafile = str(settings.ssl_ca) if settings.ssl_ca is not None else None
+        context = ssl.create_default_context(cafile=cafile)
+    if protocol == "SSL":
+        return faust.SSLCredentials(context=context)
+    password = settings.sasl_password
+    return faust.SASLCredentials(
+        username=settings.sasl_username,
+        password=password.reveal() if password else "",
+        mechanism=settings.sasl_mechanism,
+        ssl_context=context,
+    )
+
+
+def _predictor(parts: Parts, slot: Slot) -> Role:
+    loop, mine = parts.loop, parts.define()
+    replica = Replica(parts.log(mine), parts.codec, replays=mine.replays)
+    return Predictor(
+        inputs=parts.topic(names.INPUTS),
+        read=input_reader(loop.inputs, parts.codec),
+        model_key=parts.model_key(),
+        policy=loop.review,
+        predictions=parts.topic(names.PREDICTIONS),
+        replica=replica,
+        codec=parts.codec,
+        outputs=parts.outputs,
+        guard=parts.guard("predictor"),
+        heart=parts.heart("predictor", slot.name),
+    )
+
+
+def _learner(parts: Parts, slot: Slot) -> Role:
+    mine = parts.define()
+    return Learner(
+        log=parts.log(mine),
+        outcomes=parts.topic(names.OUTCOMES),
+        scores=parts.topic(names.SCORES),
+        snapshot_interval_s=parts.settings.snapshot_interval_s if mine.replays else 1.0,
+        codec=parts.codec,
+        outputs=parts.outputs,
+        guard=parts.guard("learner"),
+        heart=parts.heart("learner", slot.name),
+    )
+
+
+def _intake(parts: Parts, slot: Slot) -> Role:
+    loop = parts.loop
+    if not loop.labels:
+        raise ConfigError([Mistake("labels", (), "label topics, for there to be an intake")])
+    return Intake(
+        readers={
+            str(source.topic): label_reader(source, parts.codec, loop.classes, loop.task)
+            for source in loop.labels
+        },
+        feedback=parts.topic(names.FEEDBACK),
+        codec=parts.codec,
+        outputs=parts.outputs,
+        guard=parts.guard("intake"),
+        heart=parts.heart("intake", slot.name),
+    )
+
+
+def _joiner(parts: Parts, slot: Slot) -> Role:
+    loop, topic = parts.loop, parts.topic
+    predictions, feedback = topic(names.PREDICTIONS), topic(names.FEEDBACK)
+    rules = Rules(
+        task=loop.task,
+        classes=tuple(loop.classes),
+        window_ms=loop.window_ms,
+        early_ms=loop.early_ms,
+        weights=loop.weights,
+        corrections=loop.corrections,
+        unanswered=loop.unanswered,
+    )
+    cache = Cache(BLOCK_CACHE_BYTES)
+    ids = parts.topic_ids
+
+    def open_partition(partition: int, emit: Emit) -> PartitionJoin:
+        identity = Identity(
+            loop=loop.name,
+            partition=partition,
+            topics={
+                name: TopicIdentity(ids[name], loop.partitions) for name in (predictions, feedback)
+            },
+        )
+        return PartitionJoin(
+            rules,
+            partition=partition,
+            partitions=loop.partitions,
+            predictions=predictions,
+            feedback=feedback,
+            state=open_state(slot.path / f"partition-{partition}", identity, cache),
+            codec=parts.codec,
+            emit=emit,
+            max_bytes=parts.settings.max_record_bytes,
+        )
+
+    return Joiner(
+        predictions=predictions,
+        feedback=feedback,
+        partitions=loop.partitions,
+        examples=topic(names.EXAMPLES),
+        outcomes=topic(names.OUTCOMES),
+        reviews=topic(names.REVIEWS),
+        open_partition=open_partition,
+        kafka=parts.kafka,
+        codec=parts.codec,
+        outputs=parts.outputs,
+        guard=parts.guard("joiner"),
+        heart=parts.heart("joiner", slot.name),
+    )
+
+
+BUILDERS: Mapping[str, Callable[[Parts, Slot], Role]] = {
+    "predictor": _predictor,
+    "joiner": _joiner,
+    "learner": _learner,
+    "intake": _intake,
+}
+
+
+# Preparing and changing a loop ---------------------------------------------------------------------------------------
+
+
+def prepare(
+    loop: Loop, settings: Settings, echo: Callable[[str], None] = lambda line: None
+) -> None:
+    """Creates the topics that are missing, and writes the first definition of a log that has none."""
+    parts = Parts(loop, settings)
+    admin.reachable(parts.kafka, START_TIMEOUT_S)
+    specs = list(parts.topics.values())
+    admin.create(parts.admin, specs, settings.replication_factor, echo)
+    mistakes = admin.check(parts.admin, specs)
+    if mistakes:
+        raise ConfigError(mistakes)
+    mine = parts.define()
+    if not mine.replays:
+        echo(
+            "the model does not replay: predictors will serve the learner's snapshots, not follow the log"
+        )
+    opened = parts.log(mine)
+    for partition, start in opened.open(scores=False).lineage.items():
+        if start.define:
+            opened.define(partition, mine, parts.outputs)
+
+
+def models(loop: Loop, settings: Settings) -> list[Snapshot]:
+    """The stored models of a loop, newest first."""
+    return Parts(loop, settings).stored()
+
+
+def adopt(loop: Loop, settings: Settings, mode: str, why: str) -> None:
+    """Makes the definition of this code the loop's: see ``core/lineage``.
+
+    Raises:
+        Conflict: It is the loop's already, or there is nothing to continue.
+    """
+    parts = Parts(loop, settings)
+    mine = parts.define(mode, why or f"adopted with --{mode}")
+    opened = parts.log(mine)
+    for partition in opened.partitions():
+        lineage.adoption(opened.definitions(partition), mine)
+    for partition in opened.partitions():
+        defined_at = opened.define(partition, mine, parts.outputs)
+        if mode == CONTINUE:
+            opened.carry_over(partition, defined_at, parts.outputs)
+
+
+def seed(loop: Loop, settings: Settings, path: Path) -> int:
+    """Starts a loop from a trained River model (a pickle), or from labelled history; gives the examples written.
+
+    Raises:
+        Conflict: A trained model comes too late, or is another than the loop's.
+        BadRecord: A line cannot be used; nothing was written.
+    """
+    prepare(loop, settings)
+    parts = Parts(loop, settings)
+    if path.suffix in (".pkl", ".pickle"):
+        _seed_model(parts, path)
+        return 0
+    return _seed_history(parts, path)
+
+
+def _seed_model(parts: Parts, path: Path) -> None:
+    mine = parts.define(FRESH, f"seeded with {path.name}")
+    opened = parts.log(mine)
+    unpickle = snapshots.unpickler(snapshots.globals_of(pickle.dumps(parts.model, protocol=5)))
+    model, _ = seeded(unpickle(path.read_bytes()), parts.loop.name)
+    if describe(model) != describe(parts.model):
+        message = f"{path} holds another model than the loop's:\n{describe(model)}\nexpected\n{describe(parts.model)}"
+        raise Conflict(message)
+    opening = opened.open(scores=False)
+    if opening.folds or any(
+        True for chunk in opened.after(opening) for m in chunk if control_kind(m.headers()) is None
+    ):
+        message = f"loop {parts.loop.name!r} has learned already: a trained model can only be its beginning"
+        raise Conflict(message)
+    fold = Fold(model, parts.loop.task, parts.loop.classes)
+    for partition in opened.partitions():
+        base = opened.store(fold, partition, parts.outputs)
+        opened.define(partition, mine._replace(base=base), parts.outputs)
+
+
+def _seed_history(parts: Parts, path: Path) -> int:
+    loop, examples = parts.loop, parts.topic(names.EXAMPLES)
+    lessons = list(history(path, loop.task, loop.classes, parts.model_key()))  # all, or nothing
+    encode = parts.codec.encoder(Example, examples)
+    for lesson in lessons:
+        parts.outputs.send(examples, encode(lesson), lesson.model_key.encode())
+    parts.outputs.flush()
+    return len(lessons)
+
+
+def audit(
+    loop: Loop,
+    settings: Settings,
+    settled: bool = True,
+    progress: Callable[[str, float], None] = lambda what, part: None,
+) -> Report:
+    """Recounts the loop's promises from its topics: see ``streams/audit``."""
+    parts = Parts(loop, settings)
+    mine = parts.define()
+    opened = parts.log(mine)
+    opening = opened.open(scores=False)
+    read = input_reader(loop.inputs, parts.codec)
+    stored = {
+        key: Stored(
+            fold.version, {(*at, n) for at, seen in fold.seen.items() for n in seen}, fold.model
+        )
+        for key, fold in opening.folds.items()
+    }
+
+    def unlearned(base: str | None) -> Any:
+        # a deep copy: the naive fold teaches it
+        return copy.deepcopy(parts.model) if base is None else opened.new_fold(scores=False).model
+
+    subject = Subject(
+        kafka=parts.kafka,
+        topics={suffix: spec.name for suffix, spec in parts.topics.items()},
+        decode=parts.codec.decode_any,
+        read_input=lambda key, value: read(key, value).event_id,
+        unreadable=BadRecord,
+        unlearned=unlearned,
+        stored=stored,
+        replays=mine.replays,
+    )
+    return recount(subject, settled=settled, progress=progress)

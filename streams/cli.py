@@ -1,0 +1,290 @@
+"""The command line: each command reads its words, calls one function, and prints what it returns.
+
+Whatever takes time to import is imported inside a command: ``counterpoint --help`` is to be there at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from itertools import islice
+from typing import Any
+
+import click
+
+from streams import administer, terminal
+from streams.core.errors import Unavailable
+from streams.terminal import HELP, as_json, found, on_kafka, on_loop, print_json, print_table, say
+
+ROLES = ("predictor", "joiner", "learner", "intake")
+
+
+class InOrder(click.Group):
+    """Lists its commands as they were added: in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(context_settings=HELP, cls=InOrder)
+@click.version_option(package_name="counterpoint")
+def commands() -> None:
+    """Predict on a Kafka stream, and learn each human verdict exactly once.
+
+    LOOP is `module:attribute`, or the name of a demo: phishing, digits, trump. Data goes to stdout, messages to
+    stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+    Example: counterpoint demo phishing
+    """
+
+
+@commands.command()
+@click.argument("name")
+@click.option("--headless", is_flag=True, help="No live view.")
+@as_json
+@on_kafka
+def demo(name: str, headless: bool, as_json: bool, bootstrap: str | None) -> None:
+    """Watch a loop learn from reviewers, on real data.
+
+    The reviewers are simulated. Starts a Kafka of its own unless told of one, and all roles; writes demo-NAME.png; ends by itself.
+
+    Example: counterpoint demo phishing
+    """
+    from streams.demos.run import run
+
+    sys.exit(run(name, bootstrap, headless=headless, as_json=as_json))
+
+
+@commands.command()
+@on_loop
+@on_kafka
+def up(loop: str, bootstrap: str | None) -> None:
+    """Run all roles of a loop in this terminal.
+
+    Creates the topics that are missing; the roles read and write the loop's topics, and what crashes is started
+    again. Ctrl-C ends all.
+
+    Example: counterpoint up phishing
+    """
+    from streams.bootstrap import prepare
+    from streams.supervisor import Supervisor, workers
+
+    the_loop, settings = found(loop, bootstrap)
+    prepare(the_loop, settings, say)
+    roles = [role for role in ROLES if role != "intake" or the_loop.labels]
+    env = {**os.environ, "COUNTERPOINT_BOOTSTRAP": settings.bootstrap}
+    sys.exit(Supervisor(workers(loop, roles), env).run())
+
+
+@commands.command()
+@click.argument("role", type=click.Choice(ROLES))
+@on_loop
+@click.option("--worker", metavar="NAME", help="Names its state and its place in the group.")
+@on_kafka
+def run(role: str, loop: str, worker: str | None, bootstrap: str | None) -> None:
+    """Run one role of a loop in this process.
+
+    Predictor: reads inputs and examples, writes predictions. Joiner: reads predictions and feedback, writes reviews,
+    examples, outcomes. Learner: reads examples, writes models, scores, outcomes. Intake: label topics to feedback. Several processes of a
+    role share the partitions.
+
+    Example: counterpoint run predictor phishing --worker predictor-1
+    """
+    from streams.bootstrap import run_role, settings
+
+    sys.exit(run_role(role, loop, worker, settings(bootstrap)))
+
+
+@commands.command()
+@on_loop
+@click.argument("file", type=click.File("rb"))
+@click.option("--event-id", default="event_id", metavar="COLUMN", help="Where the event's id is.")
+@on_kafka
+def send(loop: str, file: Any, event_id: str, bootstrap: str | None) -> None:
+    """Send the events of a file to a loop.
+
+    Writes inputs. The file is CSV, JSON lines or Avro; - is stdin. In CSV, 12 is an integer, 1.5 a float, true a boolean, nothing is null, the rest is text; the columns
+    text and occurred_at are the event's own, all others its features.
+
+    Example: counterpoint send phishing events.csv --event-id url
+    """
+    from streams import operate, show
+
+    the_loop, settings = found(loop, bootstrap)
+    with show.reading(file) as watched:
+        count = operate.send(the_loop, settings, watched, event_id)
+    say(f"sent {count:,} events")
+
+
+@commands.command()
+@on_loop
+@click.argument("event_id", metavar="EVENT_ID")
+@click.option("--label", help="The right answer.")
+@click.option("--accept", is_flag=True, help="The prediction is right.")
+@click.option("--reject", is_flag=True, help="The prediction is wrong.")
+@click.option("--abstain", is_flag=True, help="Nobody can tell.")
+@click.option("--reviewer", metavar="NAME", help="Who says so.")
+@click.option("--comment", metavar="TEXT", help="Why.")
+@click.option("--wait", is_flag=True, help="Wait for what becomes of it, up to 30 s.")
+@as_json
+@on_kafka
+def feedback(
+    loop: str, event_id: str, wait: bool, as_json: bool, bootstrap: str | None, **verdict: Any
+) -> None:
+    """Give a verdict on an event.
+
+    It is one of --label, --accept, --reject, --abstain. Writes feedback and prints its id; with --wait, reads outcomes and prints what became of it.
+
+    Example: counterpoint feedback phishing site-0001 --label true --reviewer ann --wait
+    """
+    from streams import operate
+
+    if [bool(verdict[kind]) for kind in ("accept", "reject", "abstain")].count(True) != (
+        verdict["label"] is None
+    ):
+        message = "give one of --label, --accept, --reject, --abstain"
+        raise click.UsageError(message)
+    told = operate.feedback(*found(loop, bootstrap), event_id, wait=wait, **verdict)
+    if as_json:
+        print_json(told)
+    else:
+        click.echo(" ".join(str(value) for value in told.values() if value is not None))
+
+
+@commands.command()
+@on_loop
+@click.argument("topic")
+@as_json
+@click.option("--from-beginning", is_flag=True, help="What is there already, too.")
+@click.option("--max", "most", type=click.IntRange(1), metavar="N", help="End after N records.")
+@on_kafka
+def tail(
+    loop: str,
+    topic: str,
+    as_json: bool,
+    from_beginning: bool,
+    most: int | None,
+    bootstrap: str | None,
+) -> None:
+    """Print the records of a topic as they come.
+
+    Reads the topic, by its short name (inputs, predictions, outcomes, ...) or its full one, and decodes it; Ctrl-C ends it.
+
+    Example: counterpoint tail phishing predictions --from-beginning --max 5
+    """
+    from streams import operate, show
+
+    records = operate.tail(*found(loop, bootstrap), topic, from_beginning=from_beginning)
+    for record in islice(records, most):
+        if as_json:
+            print_json(record.as_json())
+        else:
+            click.echo(show.line(record))
+
+
+@commands.command()
+@on_loop
+@as_json
+@on_kafka
+def status(loop: str, as_json: bool, bootstrap: str | None) -> None:
+    """Show how the workers of a loop are.
+
+    Lag, model version, what waits, rates: reads status, and the ends of the topics that the roles read.
+
+    Example: counterpoint status phishing
+    """
+    from streams import operate, show
+
+    report = operate.status(*found(loop, bootstrap))
+    if as_json:
+        print_json(report.as_json())
+    else:
+        print_table(show.report(report))
+        say(show.unread(report))
+
+
+@commands.command()
+@on_loop
+@click.option("--settled", is_flag=True, help="Nothing is under way: what is missing is lost.")
+@as_json
+@on_kafka
+def audit(loop: str, settled: bool, as_json: bool, bootstrap: str | None) -> None:
+    """Recount that nothing is lost, and all learned once.
+
+    Reads all topics of the loop; the exit code is 1 when something is off.
+
+    Example: counterpoint audit phishing
+    """
+    from streams import bootstrap as root
+    from streams import show
+
+    with show.progress() as progress:
+        report = root.audit(*found(loop, bootstrap), settled, progress)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report)
+    sys.exit(0 if report.ok else terminal.FAILED)
+
+
+@commands.command()
+@click.option("--port", type=click.IntRange(1, 65535), help="By default as last time, or free.")
+def broker(port: int | None) -> None:
+    """Run an Apache Kafka on this machine, for development.
+
+    Downloads Kafka once, keeps its data in your user directories, listens on 127.0.0.1 alone. Prints where it listens;
+    Ctrl-C ends it.
+
+    Example: counterpoint broker --port 9092
+    """
+    from streams.broker import Broker
+    from streams.config import Settings
+    from streams.supervisor import signals_set
+
+    ended = threading.Event()
+    with (
+        signals_set(ended),
+        Broker(port=port, cache_dir=Settings.from_env(os.environ).cache_dir) as running,
+    ):
+        click.echo(running.bootstrap)
+        say(f"its log is {running.log}; Ctrl-C ends it")
+        while not ended.wait(1.0):
+            if running.pid is None:
+                message = f"the broker ended by itself; see {running.log}"
+                raise Unavailable(message)
+
+
+@commands.command()
+@as_json
+@on_kafka
+def config(as_json: bool, bootstrap: str | None) -> None:
+    """Print all settings.
+
+    Name, value, default, help: reads the environment variables that begin with COUNTERPOINT_.
+
+    Example: counterpoint config
+    """
+    from streams import bootstrap as root
+    from streams import show
+
+    fields = list(root.settings(bootstrap).fields())
+    if as_json:
+        print_json([field._asdict() for field in fields])
+    else:
+        print_table(show.settings(fields))
+
+
+for group in (administer.topics, administer.dead_letters, administer.models):
+    commands.add_command(group)
+
+
+def main() -> None:
+    """Runs the command line of this process."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as `python -m`: a loop's module is looked for where one is
+    sys.exit(terminal.run(commands, sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
