@@ -1,0 +1,110 @@
+"""How fast one predictor is, beside a hand-written loop and a stock Faust program that do the same."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import NamedTuple
+
+from streams.core.topics import INPUTS, PREDICTIONS, topics
+from tests.benchmarks import loops, material
+from tests.benchmarks.lab import Child, Lab
+from tests.benchmarks.report import Figure
+
+PARTITIONS = 4
+PAIRS = 5
+RECORDS = 300_000
+WARM = 20_000
+STOCK_RECORDS = 20_000
+
+
+class Run(NamedTuple):
+    """One pass over the inputs."""
+
+    rate: float
+    cpu_us: float
+
+
+class Runner:
+    """A process that answers inputs, and is stopped while it is fed."""
+
+    def __init__(self, lab: Lab, child: Child, inputs: str, predictions: str) -> None:
+        self._lab, self.child, self._inputs, self._predictions = lab, child, inputs, predictions
+        self._fed = 0
+
+    def run(self, records: int) -> Run:
+        """Feeds it so many inputs and lets it answer them."""
+        lab, child = self._lab, self.child
+        with child.stopped():
+            before = lab.ends(self._predictions)
+            lab.feed(self._inputs, material.inputs(self._fed, records))
+            self._fed += records
+            cpu = child.cpu_s()
+        lab.await_written(self._predictions, before, records, [child])
+        cpu = child.cpu_s() - cpu
+        span = lab.span(self._predictions, before)
+        return Run(span.rate, cpu / records * 1e6)
+
+
+def measure(lab: Lab) -> list[Figure]:
+    """Five pairs back to back, and the stock program once."""
+    ours, hand = _ours(lab), _hand(lab)
+    for runner in (ours, hand):
+        runner.run(lab.count(WARM))
+    pairs = []
+    for number in range(PAIRS if lab.scale == 1 else 1):
+        pair = ours.run(lab.count(RECORDS)), hand.run(lab.count(RECORDS))
+        pairs.append(pair)
+        lab.say(f"pair {number + 1}: predictor {_told(pair[0])}, by hand {_told(pair[1])}")
+    for runner in (ours, hand):
+        runner.child.end()
+    stock = _stock(lab)
+    lab.say(f"stock Faust: {_told(stock)}")
+    rate = median(run.rate for run, _ in pairs)
+    cpu = [median(run.cpu_us for run in runs) for runs in zip(*pairs, strict=True)]
+    return [
+        Figure("predictor_per_s", rate),
+        Figure("hand_per_s", median(run.rate for _, run in pairs)),
+        Figure("predictor_vs_hand", median(us.rate / them.rate for us, them in pairs)),
+        Figure("predictor_cpu_us", cpu[0]),
+        Figure("hand_cpu_us", cpu[1]),
+        Figure("stock_faust_per_s", stock.rate),
+        Figure("predictor_vs_stock_faust", rate / stock.rate),
+    ]
+
+
+def _ours(lab: Lab) -> Runner:
+    loop = loops.named(loops.linear, lab.name("predictor"))
+    lab.prepare(loop)
+    names = topics(loop)
+    child = lab.role("predictor", loop, "linear")
+    lab.await_running(child)
+    return Runner(lab, child, names[INPUTS].name, names[PREDICTIONS].name)
+
+
+def _hand(lab: Lab) -> Runner:
+    return _yardstick(lab, "hand")
+
+
+def _stock(lab: Lab) -> Run:
+    runner = _yardstick(lab, "stock")
+    runner.run(lab.count(STOCK_RECORDS) // 10)
+    run = runner.run(lab.count(STOCK_RECORDS))
+    runner.child.end()
+    return run
+
+
+def _yardstick(lab: Lab, program: str) -> Runner:
+    name = lab.name(program)
+    inputs = lab.create(f"{name}.inputs", PARTITIONS)
+    predictions = lab.create(f"{name}.predictions", PARTITIONS)
+    argv = ("-m", f"tests.benchmarks.{program}", lab.bootstrap, inputs, predictions)
+    child = lab.child(name, name, *argv)
+    runner = Runner(lab, child, inputs, predictions)
+    before = lab.ends(predictions)
+    lab.feed(inputs, material.inputs(0, 1))  # one that is answered while it starts
+    lab.await_written(predictions, before, 1, [child])
+    return runner
+
+
+def _told(run: Run) -> str:
+    return f"{run.rate:,.0f}/s ({run.cpu_us:.1f} µs)"

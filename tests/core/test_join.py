@@ -1,0 +1,542 @@
+"""The join: each rule by example, and all of them against a reading of both partitions as a whole, in every order."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from river import naive_bayes, stream, tree
+
+from streams.core.entry import ALONE, Entry, Given, Held, decode, encode
+from streams.core.errors import BadRecord, Conflict
+from streams.core.events import Example, Feedback, Label, Outcome, Prediction, Review
+from streams.core.join import Join, Output, Refused
+from streams.core.model import answerer
+from streams.core.verdicts import Rules
+from tests.core.logs import logistic, phishing
+
+W, E = 10, 3
+RULES = Rules(task="binary", classes=(False, True), window_ms=W, early_ms=E)
+KEY = b"e"
+EPOCH = 100
+
+
+class P(NamedTuple):
+    """A prediction in its partition."""
+
+    t: int
+    label: Label | None = True
+    asked: bool = False
+
+
+class F(NamedTuple):
+    """A feedback in its partition."""
+
+    t: int
+    id: str
+    verdict: str = "correct"
+    label: Label | None = True
+
+
+def write_prediction(p: P) -> bytes:
+    return json.dumps([p.label, p.t]).encode()
+
+
+def read_prediction(value: bytes) -> Prediction:
+    if value == b"junk":
+        raise BadRecord("junk")
+    label, t = json.loads(value)
+    route = "review", "all", 1.0
+    return Prediction("e", label, {"true": 0.9}, 0.75, {"x": t}, None, None, "", t, *route)
+
+
+def verdict_of(f: F) -> Feedback:
+    return Feedback(f.id, "e", f.verdict, f.label, reviewer="ann", channel="desk")
+
+
+def read_feedback(value: bytes) -> Feedback:
+    return verdict_of(F(*json.loads(value)))
+
+
+def joining(rules: Rules = RULES) -> Join:
+    return Join(rules, 0, read_prediction, read_feedback)
+
+
+class Reader:
+    """Reads the two partitions of one event in whatever order it is told, and keeps the entry as bytes between."""
+
+    def __init__(self, predictions: Sequence[P], feedback: Sequence[F], rules: Rules) -> None:
+        self.predictions, self.feedback, self.join = predictions, feedback, joining(rules)
+        self.at = [0, 0]
+        self.now = 0
+        self.entry: Entry | None = None
+        self.outputs: list[Output] = []
+
+    def read(self, side: int) -> None:
+        """The next record of a side, if there is one."""
+        records: Sequence[P | F] = (self.predictions, self.feedback)[side]
+        if self.at[side] == len(records):
+            return
+        offset, record = self.at[side], records[self.at[side]]
+        if isinstance(record, P):
+            value = write_prediction(record)
+            step = self.join.on_prediction(
+                self.entry, KEY, record.t, offset, value, asked=record.asked
+            )
+        else:
+            value = json.dumps(record).encode()
+            step = self.join.on_feedback(self.entry, record.t, offset, value, verdict_of(record))
+        self.at[side] += 1
+        self._keep(step.entry, step.outputs)
+
+    def latest(self) -> int:
+        """The latest time that both sides may be said to have been read up to."""
+        sides: tuple[Sequence[P | F], ...] = (self.predictions, self.feedback)
+        return min(
+            records[at].t if at < len(records) else 1 << 40
+            for records, at in zip(sides, self.at, strict=True)
+        )
+
+    def advance(self, now: int) -> None:
+        """Time passes, up to ``now`` at most."""
+        self.now = max(self.now, min(now, self.latest()))
+        if self.entry is not None:
+            self._keep(*self.join.on_time(self.entry, KEY, self.now))
+
+    def _keep(self, entry: Entry | None, outputs: Iterable[Output]) -> None:
+        self.entry = None if entry is None else decode(encode(entry))
+        self.outputs += outputs
+
+    def finish(self) -> list[Output]:
+        """Reads what is left, and waits until nothing can happen any more."""
+        while self.at != [len(self.predictions), len(self.feedback)]:
+            self.read(0)
+            self.read(1)
+        self.advance(1 << 40)
+        assert self.entry is None
+        return self.outputs
+
+
+def summary(outputs: Iterable[Output]) -> Counter[tuple[object, ...]]:
+    """What came out, without regard to order."""
+    return Counter(map(_told, outputs))
+
+
+def _told(output: Output) -> tuple[object, ...]:
+    if isinstance(output, Example):
+        (source,) = output.sources
+        where = source.topic, source.offset
+        return "example", *where, output.label, output.weight, output.predicted_at
+    if isinstance(output, Outcome):
+        return output.status, "feedback", output.offset, output.feedback_id
+    if isinstance(output, Review):
+        return "review", output.requested_at, output.deadline
+    return "refused", output.topic, output.offset
+
+
+def run(
+    predictions: Sequence[P], feedback: Sequence[F], rules: Rules = RULES, order: str = "pf"
+) -> Counter[tuple[object, ...]]:
+    """Reads one side whole and then the other."""
+    reader = Reader(predictions, feedback, rules)
+    for side in order:
+        for _ in range(len(predictions) + len(feedback)):
+            reader.read("pf".index(side))
+    return summary(reader.finish())
+
+
+def whole(
+    predictions: Sequence[P], feedback: Sequence[F], rules: Rules
+) -> Counter[tuple[object, ...]]:
+    """What comes out, from both partitions as a whole: the rules as they are written, and nothing about time."""
+    window, early = rules.window_ms, rules.early_ms
+    told: list[tuple[object, ...]] = []
+    counting: list[tuple[int, P]] = []
+    for offset, p in enumerate(predictions):
+        if not any(p.t - earlier.t <= 2 * window for _, earlier in counting):
+            counting.append((offset, p))
+            told += [("review", p.t, p.t + window)] if p.asked else []
+    first_of_id: list[F] = []
+    answered: set[int] = set()
+    taught: set[int] = set()
+    for offset, f in enumerate(feedback):
+        kept = 2 * window + early
+        if any(g.id == f.id and f.t - g.t <= kept for g in first_of_id):
+            told.append(("duplicate", "feedback", offset, f.id))
+            continue
+        first_of_id.append(f)
+        mine = [(at, p) for at, p in counting if p.t - early <= f.t <= p.t + 2 * window]
+        if not mine:
+            told.append(("orphaned", "feedback", offset, f.id))
+            continue
+        at, p = mine[0]
+        if f.t > p.t + window:
+            told.append(("expired", "feedback", offset, f.id))
+            continue
+        answered.add(at)
+        if f.verdict == "abstain":
+            told.append(("abstained", "feedback", offset, f.id))
+        elif f.verdict == "accept" and p.label is None:
+            told.append(("refused", "feedback", offset))
+        elif at in taught and rules.corrections == "keep-first":
+            told.append(("superseded", "feedback", offset, f.id))
+        else:
+            taught.add(at)
+            label = p.label if f.verdict == "accept" else f.label
+            told.append(("example", "feedback", offset, label, 1.0, p.t))
+    if rules.unanswered is not None:
+        told += [
+            ("example", "predictions", at, rules.unanswered, 1.0, p.t)
+            for at, p in counting
+            if at not in answered
+        ]
+    return Counter(told)
+
+
+# Each rule by example
+
+
+def test_a_verdict_in_the_window_gives_an_example_with_all_that_the_prediction_said() -> None:
+    reader = Reader([P(100, label=False)], [F(105, "f1")], RULES)
+    (example,) = reader.finish()
+    assert isinstance(example, Example)
+    (source,) = example.sources
+    assert tuple(source) == ("feedback", 0, 0, "f1", "ann", "desk")
+    assert (example.label, example.predicted, example.weight) == (True, False, 1.0)
+    assert (example.features, example.scores) == ({"x": 100}, {"true": 0.9})
+    assert (example.model_version, example.route, example.reason) == (100, "review", "all")
+    assert (example.probability, example.predicted_at, example.answered_at) == (1.0, 100, 105)
+
+
+@pytest.mark.parametrize("order", ["pf", "fp"])
+@pytest.mark.parametrize(
+    ("t", "what"),
+    [
+        (EPOCH - E - 1, "orphaned"),
+        (EPOCH - E, "example"),
+        (EPOCH, "example"),
+        (EPOCH + W, "example"),
+        (EPOCH + W + 1, "expired"),
+        (EPOCH + 2 * W, "expired"),
+        (EPOCH + 2 * W + 1, "orphaned"),
+    ],
+)
+def test_each_deadline_holds_to_the_millisecond(t: int, what: str, order: str) -> None:
+    (told,) = run([P(EPOCH)], [F(t, "f")], order=order)
+    assert told[0] == what
+
+
+@pytest.mark.parametrize("order", ["pf", "fp"])
+@pytest.mark.parametrize(("later", "examples"), [(2 * W, 1), (2 * W + 1, 2)])
+def test_a_prediction_counts_again_after_twice_the_window(
+    later: int, examples: int, order: str
+) -> None:
+    rules = replace(RULES, unanswered=False)
+    assert run([P(EPOCH), P(EPOCH + later)], [], rules, order).total() == examples
+
+
+@pytest.mark.parametrize("order", ["pf", "fp"])
+@pytest.mark.parametrize(
+    ("later", "what"), [(0, "duplicate"), (2 * W + E, "duplicate"), (2 * W + E + 1, "orphaned")]
+)
+def test_a_feedback_id_is_known_for_as_long_as_its_event_may_be(
+    later: int, what: str, order: str
+) -> None:
+    told = run([P(EPOCH)], [F(EPOCH, "f"), F(EPOCH + later, "f")], order=order)
+    assert {kind for kind, *_ in told} == {"example", what}
+
+
+@pytest.mark.parametrize("order", ["pf", "fp"])
+@pytest.mark.parametrize(("t", "unanswered"), [(EPOCH + W, 0), (EPOCH + W + 1, 1)])
+@pytest.mark.parametrize("kind", ["abstain", "correct"])
+def test_any_verdict_within_the_window_is_an_answer(
+    t: int, unanswered: int, kind: str, order: str
+) -> None:
+    rules = replace(RULES, unanswered=False)
+    told = run([P(EPOCH)], [F(t, "f", kind)], rules, order)
+    assert told["example", "predictions", 0, False, 1.0, EPOCH] == unanswered
+
+
+def test_an_unanswered_prediction_is_learned_with_its_weight_and_has_itself_as_source() -> None:
+    rules = replace(RULES, unanswered=False, weights={"unanswered": 0.5})
+    (example,) = Reader([P(EPOCH)], [], rules).finish()
+    assert isinstance(example, Example)
+    (source,) = example.sources
+    assert tuple(source) == ("predictions", 0, 0, "", None, "unanswered")
+    assert (example.label, example.weight, example.answered_at) == (False, 0.5, None)
+
+
+def test_without_a_label_for_it_an_unanswered_prediction_teaches_nothing() -> None:
+    assert Reader([P(EPOCH)], [], RULES).finish() == []
+
+
+def test_a_later_verdict_on_an_event_is_learned_again() -> None:
+    told = run([P(EPOCH)], [F(EPOCH, "f1"), F(EPOCH, "f2", "correct", False)])
+    assert [kind for kind, *_ in told] == ["example", "example"]
+
+
+@pytest.mark.parametrize("order", ["pf", "fp"])
+def test_keep_first_keeps_the_first_that_teaches(order: str) -> None:
+    rules = replace(RULES, corrections="keep-first")
+    feedback = [F(EPOCH, "f0", "abstain", None), F(EPOCH, "f1"), F(EPOCH, "f2"), F(EPOCH, "f3")]
+    told = run([P(EPOCH)], feedback, rules, order)
+    assert {(kind, rest[1]) for kind, *rest in told} == {
+        ("abstained", 0),
+        ("example", 1),
+        ("superseded", 2),
+        ("superseded", 3),
+    }
+
+
+def test_a_verdict_that_cannot_be_carried_out_is_refused_and_still_an_answer() -> None:
+    rules = replace(RULES, unanswered=False)
+    reader = Reader([P(EPOCH, label=None)], [F(EPOCH, "f", "accept", None)], rules)
+    (refused,) = reader.finish()
+    assert isinstance(refused, Refused)
+    assert (refused.topic, refused.offset, refused.t) == ("feedback", 0, EPOCH)
+    assert (refused.error.event_id, refused.error.feedback_id) == ("e", "f")
+    assert verdict_of(F(*json.loads(refused.value))).feedback_id == "f"
+
+
+def test_only_the_first_prediction_asks_a_person() -> None:
+    reader = Reader([P(EPOCH, asked=True), P(EPOCH + 1, asked=True)], [], RULES)
+    (review,) = reader.finish()
+    assert isinstance(review, Review)
+    assert (review.priority, review.requested_at, review.deadline) == (0.25, EPOCH, EPOCH + W)
+
+
+def test_a_prediction_that_cannot_be_read_asks_nobody_and_counts_for_nothing() -> None:
+    with pytest.raises(BadRecord):
+        joining().on_prediction(None, KEY, EPOCH, 0, b"junk", asked=True)
+
+
+def test_what_is_found_unreadable_only_later_is_refused_then() -> None:
+    join = joining(replace(RULES, unanswered=False))
+    entry, outputs = join.on_prediction(None, KEY, EPOCH, 7, b"junk", asked=False)
+    assert entry is not None
+    assert outputs == []
+    _, (late,) = join.on_time(entry, KEY, EPOCH + W + 1)
+    assert isinstance(late, Refused)
+    assert (late.topic, late.offset, late.value) == ("predictions", 7, b"junk")
+    _, (of_verdict,) = join.on_feedback(entry, EPOCH, 3, b"kept", verdict_of(F(EPOCH, "f")))
+    assert isinstance(of_verdict, Refused)
+    assert (of_verdict.topic, of_verdict.offset, of_verdict.value) == ("feedback", 3, b"kept")
+
+
+def test_the_bytes_of_a_prediction_are_dropped_when_its_window_has_passed() -> None:
+    join = joining()
+    entry, _ = join.on_prediction(None, KEY, EPOCH, 0, b"long", asked=False)
+    assert entry is not None
+    assert join.on_time(entry, KEY, EPOCH + W).entry == entry
+    closed, _ = join.on_time(entry, KEY, EPOCH + W + 1)
+    assert closed == Entry((Held(EPOCH, 0, None),))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Entry((Held(EPOCH, 0, b"p"),)),
+        Entry((Held(EPOCH, 0, None),)),
+        Entry((), (Given(EPOCH, 0, "f", b"f"),)),
+        Entry((), (Given(EPOCH, 0, "f", None),)),
+        Entry((Held(EPOCH, 0, b"p"),), (Given(EPOCH - E, 0, "f", None),)),
+    ],
+)
+def test_an_entry_changes_right_after_it_is_due_and_not_before(entry: Entry) -> None:
+    join = joining()
+    due = join.due(entry)
+    assert join.on_time(entry, KEY, due) == (entry, [])
+    assert join.on_time(entry, KEY, due + 1).entry != entry
+
+
+def test_an_entry_of_another_release_is_told_and_not_guessed() -> None:
+    with pytest.raises(Conflict, match="of another release"):
+        decode(b"\x09...")
+
+
+# All rules, in every order
+
+times = st.integers(0, 5 * W).map(lambda t: EPOCH + t)
+labels = st.sampled_from([True, False, None])
+predictions_read = st.lists(st.builds(P, times, labels, st.booleans()), max_size=5)
+verdicts_read = st.sampled_from(
+    [("correct", True), ("correct", False), ("accept", None), ("abstain", None)]
+)
+feedback_read = st.lists(
+    st.builds(lambda t, i, v: F(t, i, *v), times, st.sampled_from("abcd"), verdicts_read),
+    max_size=6,
+)
+rules_read = st.builds(
+    lambda early, corrections, unanswered: replace(
+        RULES, early_ms=early, corrections=corrections, unanswered=unanswered
+    ),
+    st.sampled_from([0, E, 3 * W]),
+    st.sampled_from(["learn-again", "keep-first"]),
+    st.sampled_from([None, False]),
+)
+steps_read = st.lists(st.sampled_from([0, 0, 1, 1, *range(EPOCH, EPOCH + 6 * W)]), max_size=40)
+
+
+@settings(max_examples=600, deadline=None)
+@given(predictions_read, feedback_read, rules_read, steps_read)
+def test_any_order_of_reading_gives_what_the_partitions_as_a_whole_say(
+    predictions: list[P], feedback: list[F], rules: Rules, steps: list[int]
+) -> None:
+    predictions.sort(key=lambda p: p.t)
+    feedback.sort(key=lambda f: f.t)
+    reader = Reader(predictions, feedback, rules)
+    for step in steps:
+        if step in (0, 1):
+            reader.read(step)
+        else:
+            reader.advance(step)
+    assert summary(reader.finish()) == whole(predictions, feedback, rules)
+
+
+@settings(max_examples=200, deadline=None)
+@given(predictions_read, feedback_read, rules_read, steps_read, st.data())
+def test_reading_anew_from_any_earlier_state_gives_the_same_and_nothing_else(
+    predictions: list[P], feedback: list[F], rules: Rules, steps: list[int], data: st.DataObject
+) -> None:
+    predictions.sort(key=lambda p: p.t)
+    feedback.sort(key=lambda f: f.t)
+    reader = Reader(predictions, feedback, rules)
+    crash = data.draw(st.integers(0, len(steps)))
+    kept: tuple[list[int], Entry | None, int] = [0, 0], None, 0
+    for n, step in enumerate(steps):
+        if n == crash:  # goes on from what was kept; all that came out is out
+            reader.at, reader.entry, reader.now = list(kept[0]), kept[1], kept[2]
+        elif data.draw(st.booleans()):
+            kept = list(reader.at), reader.entry, reader.now
+        if step in (0, 1):
+            reader.read(step)
+        else:
+            reader.advance(step)
+    assert set(summary(reader.finish())) == set(whole(predictions, feedback, rules))
+
+
+entries = st.builds(
+    Entry,
+    st.lists(
+        st.builds(
+            Held,
+            st.integers(0, 1 << 60),
+            st.integers(0, 1 << 60),
+            st.none() | st.binary(),
+            st.booleans(),
+            st.booleans(),
+        )
+    ).map(tuple),
+    st.lists(
+        st.builds(
+            Given,
+            st.integers(0, 1 << 60),
+            st.integers(0, 1 << 60),
+            st.text(st.characters(codec="utf-8")),
+            st.none() | st.binary(),
+        )
+    ).map(tuple),
+)
+
+
+@given(entries)
+def test_an_entry_survives_being_bytes(entry: Entry) -> None:
+    assert decode(encode(entry)) == entry
+
+
+def test_a_prediction_alone_costs_seventeen_bytes_more_than_itself() -> None:
+    value = b"v" * 300
+    data = encode(Entry((Held(EPOCH, 0, value),)))
+    assert data[0] == ALONE
+    assert len(data) == 17 + len(value)
+
+
+def one_more(name: str) -> Callable[[Rules], Rules]:
+    return lambda rules: replace(rules, **{name: getattr(rules, name) + 1})
+
+
+@pytest.mark.parametrize("name", ["window_ms", "early_ms"])
+@pytest.mark.parametrize("order", ["pf", "fp"])
+def test_the_boundaries_above_would_show_a_rule_that_is_off_by_one(name: str, order: str) -> None:
+    wrong = one_more(name)(RULES)
+    shown = [
+        t
+        for t in range(EPOCH - 2 * E, EPOCH + 3 * W)
+        if run([P(EPOCH)], [F(t, "f")], wrong, order) != whole([P(EPOCH)], [F(t, "f")], RULES)
+    ]
+    expected = {"window_ms": [EPOCH + W + 1, EPOCH + 2 * W + 1, EPOCH + 2 * W + 2]}
+    assert shown == expected.get(name, [EPOCH - E - 1])
+
+
+# With a model: the delayed progressive validation of River
+
+DELAYED = {
+    "logistic": {
+        1: 0.892800,
+        10: 0.885600,
+        50: 0.880000,
+        100: 0.859200,
+        250: 0.814400,
+        500: 0.766400,
+    },
+    "bayes": {
+        1: 0.884708,
+        10: 0.880645,
+        50: 0.885833,
+        100: 0.880870,
+        250: 0.884000,
+        500: 0.876000,
+    },
+    "tree": {
+        1: 0.879904,
+        10: 0.878226,
+        50: 0.875833,
+        100: 0.870435,
+        250: 0.878000,
+        500: 0.881333,
+    },
+}
+MODELS: dict[str, Callable[[], Any]] = {
+    "logistic": logistic,
+    "bayes": naive_bayes.GaussianNB,
+    "tree": tree.HoeffdingTreeClassifier,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "delay"), [(name, delay) for name, row in DELAYED.items() for delay in row]
+)
+def test_the_join_before_a_model_learns_as_river_does_with_late_labels(
+    name: str, delay: int
+) -> None:
+    model = MODELS[name]()
+    answer, rules = answerer("binary", model, (False, True)), replace(RULES, window_ms=10_000)
+    events: Any = phishing()  # River says dict[Hashable, Any], which a dict[str, Any] is not
+    asked: dict[int, Prediction] = {}
+    entries: dict[int, Entry | None] = {}
+    right = answers = 0
+    join = Join(rules, 0, lambda value: asked[int(value)], lambda _: pytest.fail("nothing waits"))
+    for i, x, y in stream.simulate_qa(events, None, delay, copy=False):
+        if y is None:
+            label, scores, confidence = answer(x)
+            told = x, None, None, "", 0, "auto", "none", 0.0
+            asked[i] = Prediction(str(i), label, scores, confidence, *told)
+            value = b"%d" % i
+            entries[i] = join.on_prediction(None, value, i, i, value, asked=False).entry
+            continue
+        verdict = Feedback(f"f{i}", str(i), "correct", y)
+        _, (example,) = join.on_feedback(entries.pop(i), i + delay, i, b"", verdict)
+        assert isinstance(example, Example)
+        if example.predicted is not None:
+            answers += 1
+            right += example.predicted == example.label
+        model.learn_one(dict(example.features), example.label)
+    assert len(events) == 1250
+    assert not entries
+    assert f"{right / answers:.6f}" == f"{DELAYED[name][delay]:.6f}"

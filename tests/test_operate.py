@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import io
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Message
+from river import linear_model
+
+from streams import bootstrap, operate, show
+from streams.config import Settings
+from streams.core.errors import BadRecord, ConfigError, Conflict, NotFound, Unavailable
+from streams.core.events import DeadLetter, Header, Input, Position, Status
+from streams.core.topics import topics
+from streams.engine import admin, reader
+from streams.engine.producer import Outputs
+from streams.loop import Loop, Source
+from streams.operate import Letter
+from tests.conftest import Kafka
+
+NOW = 1_000_000
+
+
+def status(
+    role: str = "predictor",
+    worker: str = "w-1",
+    state: str = "running",
+    positions: tuple[Position, ...] = (),
+) -> Status:
+    return Status("l", role, worker, "h", 1, state, {"": 7}, [*positions], {}, [], 0, NOW)
+
+
+def letter(topic: str = "l.inputs", offset: int = 0, **changes: Any) -> DeadLetter:
+    made = DeadLetter(
+        topic, 0, offset, 5, b"a", b"\xff", [], "predictor", "decode", "bad", "a", None, offset
+    )
+    return made._replace(**changes)
+
+
+def loop_named(name: str, **more: Any) -> Loop:
+    return Loop(name=name, task="binary", model=linear_model.LogisticRegression(), **more)
+
+
+def text_of(renderable: object) -> str:
+    from rich.console import Console
+
+    console = Console(width=240, file=io.StringIO(), record=True)
+    console.print(renderable)
+    return console.export_text()
+
+
+# Status --------------------------------------------------------------------------------------------------------------
+
+
+def test_lag_is_measured_against_the_end_that_the_broker_tells_now() -> None:
+    beats = [(NOW, status(positions=(Position("l.inputs", 0, 40, 50),)))]
+    found = operate.report("l", beats, {("l.inputs", 0): 100}, NOW)
+    assert [place.lag for place in found.workers[0].places] == [60]
+
+
+def test_partitions_that_no_living_worker_reads_are_told() -> None:
+    gone = status(worker="w-2", positions=(Position("l.inputs", 1, 1, 1),))
+    beats = [
+        (NOW, status(positions=(Position("l.inputs", 0, 1, 1),))),
+        (NOW - operate.SILENT_MS - 1, gone),
+    ]
+    found = operate.report("l", beats, {("l.inputs", 0): 1, ("l.inputs", 1): 1}, NOW)
+    assert [(each.status.worker, each.state) for each in found.workers] == [
+        ("w-1", "running"),
+        ("w-2", "silent"),
+    ]
+    assert found.unread == (("l.inputs", 1),)
+    assert "nobody reads l.inputs-1" in show.unread(found)
+
+
+def test_a_worker_whose_partitions_others_have_taken_over_is_no_news() -> None:
+    place = Position("l.inputs", 0, 1, 1)
+    beats = [
+        (NOW, status(positions=(place,))),
+        (NOW, status(worker="w-2", state="stopped", positions=(place,))),
+    ]
+    found = operate.report("l", beats, {("l.inputs", 0): 1}, NOW)
+    assert [each.status.worker for each in found.workers] == ["w-1"]
+    assert show.unread(found) == ""
+
+
+def test_a_report_can_be_read_by_people_and_by_programs() -> None:
+    numbers = {"inputs": 10.0, "inputs_per_s": 2.5, "pending": 3.0}
+    beat = status(positions=(Position("l.inputs", 0, 1, 4),))._replace(
+        numbers=numbers, notes=["hm"]
+    )
+    found = operate.report("l", [(NOW, beat)], {("l.inputs", 0): 4}, NOW)
+    told = json.loads(json.dumps(found.as_json()))
+    assert told["workers"][0]["partitions"][0]["lag"] == 3
+    drawn = text_of(show.report(found))
+    assert all(word in drawn for word in ("predictor", "w-1", "running", "l.inputs-0", "7", "hm"))
+
+
+# Labels and topics by name -------------------------------------------------------------------------------------------
+
+
+def test_a_typed_label_becomes_the_loops_label() -> None:
+    binary = loop_named("l")
+    many = Loop(
+        name="l", task="multiclass", model=linear_model.SoftmaxRegression(), classes=(0, 1, 2)
+    )
+    number = Loop(name="l", task="regression", model=linear_model.LinearRegression())
+    assert operate.label_of(binary, "true") is True
+    assert operate.label_of(many, "2") == 2
+    assert operate.label_of(number, "3") == 3.0
+
+
+@pytest.mark.parametrize("text", ["maybe", "1", ""])
+def test_a_label_that_the_loop_does_not_have_is_refused_with_those_it_has(text: str) -> None:
+    with pytest.raises(NotFound, match="False, True"):
+        operate.label_of(loop_named("l"), text)
+
+
+@pytest.mark.parametrize("text", ["true", "many", "nan", ""])
+def test_a_regression_wants_a_number(text: str) -> None:
+    loop = Loop(name="l", task="regression", model=linear_model.LinearRegression())
+    with pytest.raises(NotFound, match="no number"):
+        operate.label_of(loop, text)
+
+
+def test_a_topic_is_found_by_its_short_name_and_by_its_own() -> None:
+    loop = loop_named("l", inputs=Source("payments"))
+    assert operate.topic_of(loop, "inputs") == "payments"
+    assert operate.topic_of(loop, "payments") == "payments"
+    assert operate.topic_of(loop, "l.outcomes") == "l.outcomes"
+    with pytest.raises(NotFound, match="inputs, predictions"):
+        operate.topic_of(loop, "nonsense")
+
+
+def test_bytes_become_json_as_text_where_they_are_text() -> None:
+    assert show.jsonable({"a": b"abc", "b": [b"\xff\x00"]}) == {
+        "a": "abc",
+        "b": [{"base64": "/wA="}],
+    }
+
+
+# Dead letters --------------------------------------------------------------------------------------------------------
+
+
+def test_dead_letters_are_told_newest_first_and_those_answered_as_such() -> None:
+    note = letter(offset=1, stage=operate.RETRIED, reason="sent again")
+    found = operate.letters([(0, 0, letter(offset=0)), (0, 1, letter(offset=1)), (0, 2, note)])
+    assert [(each.id, each.retried) for each in found] == [("0-1", "sent again"), ("0-0", None)]
+    assert "sent again" in text_of(show.letters(found))
+
+
+def test_a_dead_letter_is_chosen_by_its_id() -> None:
+    found = operate.letters([(0, 0, letter(offset=0)), (0, 1, letter(offset=1))])
+    assert [each.id for each in operate.choose(found, ["0-0"])] == ["0-0"]
+    with pytest.raises(NotFound, match="0-9"):
+        operate.choose(found, ["0-0", "0-9"])
+
+
+def test_a_retry_that_would_do_nothing_is_refused_with_the_reason() -> None:
+    assert "before" in operate.refusal(Letter(0, 0, letter(), "sent again"), "l.examples")
+    assert "new verdict" in operate.refusal(Letter(0, 0, letter("l.examples"), None), "l.examples")
+    assert operate.refusal(Letter(0, 0, letter(), None), "l.examples") == ""
+
+
+# On a real broker ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(broker: Kafka, tmp_path: Path) -> Settings:
+    return Settings(bootstrap=broker.bootstrap, state_dir=tmp_path)
+
+
+@pytest.fixture
+def loop(settings: Settings, unique: str) -> Loop:
+    made = loop_named(unique, partitions=2)
+    admin.create(admin.connect(settings.kafka()), topics(made).values(), 1)
+    return made
+
+
+def produced(settings: Settings, topic: str) -> list[Message]:
+    return list(reader.to_end(settings.kafka(), topic))
+
+
+def test_the_events_of_a_file_become_inputs(loop: Loop, settings: Settings) -> None:
+    sent = operate.send(loop, settings, io.BytesIO(b"event_id,x\na,1\nb,2\n"))
+    codec = bootstrap.codec(settings)
+    messages = produced(settings, f"{loop.name}.inputs")
+    found = [codec.decode_as(Input, message.value() or b"") for message in messages]
+    assert sent == 2
+    assert sorted(found) == [Input("a", {"x": 1}), Input("b", {"x": 2})]
+    assert {message.key() for message in messages} == {b"a", b"b"}
+
+
+def test_what_was_sent_before_a_broken_line_is_told(loop: Loop, settings: Settings) -> None:
+    with pytest.raises(BadRecord, match=r"line 3: .*; the 1 events before it were sent"):
+        operate.send(loop, settings, io.BytesIO(b"event_id,x\na,1\nb\n"))
+    assert len(produced(settings, f"{loop.name}.inputs")) == 1
+
+
+def test_nothing_is_sent_to_a_topic_of_the_users(settings: Settings) -> None:
+    with pytest.raises(Conflict, match="payments"):
+        operate.send(loop_named("l", inputs=Source("payments")), settings, io.BytesIO(b""))
+
+
+def test_a_topic_is_told_decoded_whatever_is_on_it(loop: Loop, settings: Settings) -> None:
+    outputs, topic = Outputs(settings.kafka()), f"{loop.name}.inputs"
+    values = [
+        bootstrap.codec(settings).encode(topic, Input("a", {"x": 1.5})),
+        b'{"y": 2}',
+        b"\xffnothing",
+        None,
+    ]
+    for value in values:
+        outputs.send(topic, value, b"k")
+    outputs.flush()
+    found = list(islice(operate.tail(loop, settings, "inputs", from_beginning=True), 4))
+    assert [each.kind for each in found] == ["counterpoint.Input", "json", "unreadable", "deleted"]
+    assert found[0].fields["features"] == {"x": 1.5}
+    assert found[1].fields == {"y": 2}
+    assert "event_id=a" in show.line(found[0])
+    assert all(json.dumps(each.as_json()) for each in found)
+
+
+def test_a_tail_begins_with_what_comes_next(loop: Loop, settings: Settings) -> None:
+    operate.send(loop, settings, io.BytesIO(b"event_id,x\nold,1\n"))
+    records = operate.tail(loop, settings, "inputs")
+    operate.send(loop, settings, io.BytesIO(b"event_id,x\nnew,1\n"))
+    assert next(records).key == "new"
+
+
+def test_a_retry_sends_the_record_as_it_was_and_once(loop: Loop, settings: Settings) -> None:
+    codec, outputs = bootstrap.codec(settings), Outputs(settings.kafka())
+    source, target = f"{loop.name}.inputs", f"{loop.name}.dead-letters"
+    bad = letter(source, headers=[Header("trace", b"7"), Header("empty", None)])
+    outputs.send(target, codec.encode(target, bad), bad.key)
+    outputs.flush()
+    assert [each.id for each in operate.retry(loop, settings, ["0-0"])] == ["0-0"]
+    (again,) = produced(settings, source)
+    assert (again.key(), again.value()) == (b"a", b"\xff")
+    assert again.headers() == [("trace", b"7"), ("empty", None), ("retry-of", b"0-0")]
+    assert [each.retried for each in operate.dead_letters(loop, settings)] == ["sent again"]
+    assert operate.retry(loop, settings) == []
+    with pytest.raises(Conflict, match="before"):
+        operate.retry(loop, settings, ["0-0"])
+
+
+def test_the_status_of_a_loop_that_nobody_runs_says_so(loop: Loop, settings: Settings) -> None:
+    found = operate.status(loop, settings)
+    assert found.workers == ()
+    assert (f"{loop.name}.inputs", 1) in found.unread
+
+
+def test_the_status_is_that_of_the_last_heartbeat(loop: Loop, settings: Settings) -> None:
+    outputs, topic = Outputs(settings.kafka()), f"{loop.name}.status"
+    for state in ("starting", "running"):
+        beat = status(state=state, positions=(Position(f"{loop.name}.inputs", 0, 0, 0),))
+        outputs.send(topic, bootstrap.codec(settings).encode(topic, beat), b"predictor/w-1")
+    outputs.flush()
+    found = operate.status(loop, settings)
+    assert [each.state for each in found.workers] == ["running"]
+    assert (f"{loop.name}.inputs", 0) not in found.unread
+
+
+def test_topics_are_checked_and_deleted(loop: Loop, settings: Settings) -> None:
+    operate.check(loop, settings)
+    operate.send(loop, settings, io.BytesIO(b"event_id,x\na,1\n"))
+    assert operate.rebuild(loop, settings).records == 0
+    assert len(operate.delete(loop, settings)) == 10
+    with pytest.raises(ConfigError, match="topics create"):
+        operate.check(loop, settings)
+
+
+def test_a_loop_without_topics_is_told_so(settings: Settings, unique: str) -> None:
+    with pytest.raises(Unavailable, match=unique):
+        operate.status(loop_named(unique), settings)
