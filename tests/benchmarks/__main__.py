@@ -37,15 +37,17 @@ def main(argv: Sequence[str]) -> None:
         sys.stderr.flush()
 
     figures = list[Figure]()
-    with tempfile.TemporaryDirectory(prefix="counterpoint-bench-") as folder:
-        with _kafka(options.bootstrap, Path(folder) / "kafka") as bootstrap:
-            for name in options.names or BENCHMARKS:
-                place = Path(folder) / name
-                place.mkdir()
-                scale = QUICK if options.quick else 1.0
-                say(f"{name} ...")
-                with Lab(bootstrap, place, say, scale) as lab:
-                    figures += BENCHMARKS[name](lab)
+    with (
+        tempfile.TemporaryDirectory(prefix="counterpoint-bench-") as folder,
+        _kafka(options.bootstrap, Path(folder) / "kafka") as bootstrap,
+    ):
+        for name in options.names or BENCHMARKS:
+            place = Path(folder) / name
+            place.mkdir()
+            scale = QUICK if options.quick else 1.0
+            say(f"{name} ...")
+            with Lab(bootstrap, place, say, scale) as lab:
+                figures += BENCHMARKS[name](lab)
     say("done")
     sys.stdout.write(f"{report.machine()}\n\n{report.table(figures)}\n")
     report.write(options.out, figures)
@@ -65,7 +67,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"all, or some of {', '.join(BENCHMARKS)}"
     )
-    parser.add_argument("--quick", action="store_true", help="a hundredth of the records: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="a hundredth of the records: does it run?"
+    )
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="where the numbers go")
     parser.add_argument("--bootstrap", help="a Kafka to measure on, in place of an embedded one")
     options = parser.parse_args(argv)

@@ -58,12 +58,12 @@ class Lessons:
         self._model = copy.deepcopy(asked.model)
         self._frozen: Any = None
         self._learned = 0
-        self._of_labels = [
+        self._of_labels: list[Any] = [
             metrics.Accuracy(),
             utils.Rolling(metrics.Accuracy(), ROLLING),
             metrics.MacroF1(),
         ]
-        self._of_scores = [metrics.LogLoss(), metrics.ROCAUC()]
+        self._of_scores: list[Any] = [metrics.LogLoss(), metrics.ROCAUC()]
         self._frozen_accuracy = metrics.Accuracy()
 
     def take(self, messages: list[Any]) -> int:

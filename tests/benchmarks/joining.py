@@ -149,7 +149,9 @@ class Joiner:
     def _commit(self, ends: dict[str, dict[int, int]]) -> None:
         """Makes the group's offsets those of a joiner that had read everything."""
         consumer = self._group()
-        places = [TopicPartition(topic, p, end) for topic, of in ends.items() for p, end in of.items()]
+        places = [
+            TopicPartition(topic, p, end) for topic, of in ends.items() for p, end in of.items()
+        ]
         try:
             consumer.commit(offsets=places, asynchronous=False)
         finally:

@@ -57,7 +57,12 @@ class Child:
         self.name, self.log = name, log
         with log.open("ab") as out:
             self._process = subprocess.Popen(
-                leashed(argv), env=dict(env), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=out
+                leashed(argv),
+                env=dict(env),
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
             )
         self.pid = self._process.pid
 
@@ -231,9 +236,7 @@ class Lab:
 
     def create(self, topic: str, partitions: int) -> str:
         """Creates a topic whose records are stamped by the broker."""
-        new = NewTopic(
-            topic, partitions, 1, config={"message.timestamp.type": "LogAppendTime"}
-        )
+        new = NewTopic(topic, partitions, 1, config={"message.timestamp.type": "LogAppendTime"})
         self.admin.create_topics([new])[topic].result(30)
         return topic
 

@@ -99,7 +99,11 @@ class Seen:
         self._thread.start()
 
     def _run(self) -> None:
-        poll, decode, predictions = self._consumer.poll, material.CODEC.decode, self._predictions.name
+        poll, decode, predictions = (
+            self._consumer.poll,
+            material.CODEC.decode,
+            self._predictions.name,
+        )
         while not self._stop.is_set():
             message = poll(0.1)
             if message is None or message.error() is not None:
@@ -216,10 +220,16 @@ class Running:
 
     def _await_all(self) -> None:
         lab, seen = self._lab, self._seen
-        lab.await_that(lambda: self._sent.keys() <= seen.predicted.keys(), self._children, "predictions")
-        lab.await_that(lambda: self._given.keys() <= seen.learned.keys(), self._children, "outcomes")
+        lab.await_that(
+            lambda: self._sent.keys() <= seen.predicted.keys(), self._children, "predictions"
+        )
+        lab.await_that(
+            lambda: self._given.keys() <= seen.learned.keys(), self._children, "outcomes"
+        )
         self._send_for(0.2, verdicts=False)  # so that the last version is seen to serve
-        lab.await_that(lambda: self._sent.keys() <= seen.predicted.keys(), self._children, "predictions")
+        lab.await_that(
+            lambda: self._sent.keys() <= seen.predicted.keys(), self._children, "predictions"
+        )
 
     def _answered(self, since: float) -> list[float]:
         predicted = self._seen.predicted
@@ -238,7 +248,10 @@ class Running:
 
 
 def _tell(lab: Lab, what: str, served: Served) -> None:
-    for name, values in (("prediction", served.predictions), ("verdict to served", served.verdicts)):
+    for name, values in (
+        ("prediction", served.predictions),
+        ("verdict to served", served.verdicts),
+    ):
         if values:
             told = ", ".join(f"p{share} {percentile(values, share):.1f}" for share in (50, 95, 99))
             lab.say(f"{what}: {name} {told}, worst {max(values):.1f} ms of {len(values):,}")

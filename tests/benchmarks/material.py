@@ -79,7 +79,9 @@ def examples(start: int, many: int) -> Iterator[Row]:
     encode = CODEC.encoder(Example, "examples")
     for number, (features, label) in _numbered(start, many):
         name = event_id(number)
-        source = Source("feedback", number % 4, number // 4, f"verdict-{number:09d}", "ana", "client")
+        source = Source(
+            "feedback", number % 4, number // 4, f"verdict-{number:09d}", "ana", "client"
+        )
         answer = _prediction(name, features, likely=0.5 + (number % 97 - 48) / 100)
         yield b"", encode(_example(answer, label, source))
 

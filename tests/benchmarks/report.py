@@ -45,7 +45,9 @@ MEANINGS = {
     "joiner_joined_cpu_us": Meaning("… processor time", "µs/record"),
     "joiner_rss_mb": Meaning("joiner, memory with 5 M waiting", "MB", at_most=600),
     "joiner_peak_rss_mb": Meaning("… at most, while it was rebuilt", "MB"),
-    "joiner_rebuild_per_s": Meaning("joiner, rebuilt after losing its disk", "/s", at_least=100_000),
+    "joiner_rebuild_per_s": Meaning(
+        "joiner, rebuilt after losing its disk", "/s", at_least=100_000
+    ),
     "input_to_prediction_ms_p50": Meaning("input → prediction, p50", "ms"),
     "input_to_prediction_ms_p99": Meaning("input → prediction, p99", "ms", at_most=25),
     "verdict_to_served_ms_p50": Meaning("verdict → improved model serves, p50", "ms"),

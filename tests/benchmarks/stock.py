@@ -1,6 +1,6 @@
 """The other yardstick: the same work as a stock Faust program, the way Faust's own documentation writes it.
 
-    python -m tests.benchmarks.stock BOOTSTRAP INPUTS PREDICTIONS
+python -m tests.benchmarks.stock BOOTSTRAP INPUTS PREDICTIONS
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def program(bootstrap: str, inputs: str, predictions: str) -> faust.App:
     codec, model = Codec(), trained()
     decode, encode = codec.decode, codec.encoder(Prediction, predictions)
 
-    @app.agent(raw)
+    @app.agent(raw)  # type: ignore[untyped-decorator]  # Faust's
     async def predict(stream: Any) -> None:
         async for value in stream:
             event = decode(value)
