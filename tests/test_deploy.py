@@ -101,7 +101,7 @@ def test_the_image_has_the_versions_that_were_tested() -> None:
 
 
 def locked(path: Path) -> set[str]:
-    return set(re.findall(r"^[\w.-]+==\S+", path.read_text(), re.MULTILINE))
+    return set(re.findall(r"^[\w.-]+(?:\[[\w,-]+\])?==\S+", path.read_text(), re.MULTILINE))
 
 
 def test_the_wheel_has_the_schemas_and_the_lock_of_the_broker(wheel: Path) -> None:
@@ -117,7 +117,7 @@ def image(wheel: Path, tmp_path: Path) -> Path:
     """A folder with the wheel and what the image's lock names, from what is installed here."""
     with zipfile.ZipFile(wheel) as files:
         files.extractall(tmp_path)
-    for name in {pin.partition("==")[0] for pin in locked(DEPLOY / "requirements.txt")}:
+    for name in {re.split(r"[=[]", pin)[0] for pin in locked(DEPLOY / "requirements.txt")}:
         with suppress(metadata.PackageNotFoundError):  # of another platform
             files_of = metadata.distribution(name)
             for top in {file.parts[0] for file in files_of.files or []} - {"..", "__pycache__"}:

@@ -10,6 +10,7 @@ import enum
 import functools
 import hashlib
 import inspect
+import io
 import math
 import pickle
 import platform
@@ -24,6 +25,8 @@ from river.__version__ import __version__ as river_version
 
 from streams.core.events import Features, Label
 
+GENERATORS = ("random", "numpy.random.mtrand", "numpy.random._generator")
+"""Modules of the random generators that models use."""
 BINARY, MULTICLASS, REGRESSION = "binary", "multiclass", "regression"
 Model: TypeAlias = Any
 """A River estimator or pipeline. River names no type that has both ``learn_one`` and the answers' methods."""
@@ -377,6 +380,35 @@ def replayed(
             answerer(task, taught)(examples[-1 - number][0])
         taught.learn_one(features, label)
     return digest(answerer(task, taught), [features for features, _ in examples])
+
+
+def draws_unseeded(model: Model) -> bool:
+    """Whether two models made of the same parameters draw otherwise: then no process can make another's model.
+
+    Such a generator may hide below what ``seeded`` reaches, and show late: the index that KNNClassifier makes itself has
+    one, and draws from it after 500 lessons.
+    """
+    return _generators(model.clone()) != _generators(model.clone())
+
+
+def _generators(model: Model) -> list[bytes]:
+    met = _Generators()
+    met.dump(model)
+    return met.states
+
+
+class _Generators(pickle.Pickler):
+    """Notes the state of each random generator that it comes by."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), protocol=5)
+        self.states: list[bytes] = []
+
+    def reducer_override(self, value: Any) -> Any:
+        """Lets everything be pickled as it is (pickle's hook)."""
+        if type(value).__module__ in GENERATORS:
+            self.states.append(pickle.dumps(value, protocol=5))
+        return NotImplemented
 
 
 def specimens(

@@ -277,6 +277,12 @@ def test_a_model_that_draws_without_a_seed_does_not_replay() -> None:
     )
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_a_generator_without_a_seed_is_found_wherever_it_hides(name: str) -> None:
+    """The neighbours' index makes one that no parameter reaches, and whose draws seldom change an answer."""
+    assert asked.draws_unseeded(MODELS[name]) == (name == "neighbours")
+
+
 def test_specimens_have_the_right_types_and_are_always_the_same() -> None:
     kinds = {"a": float, "b": int, "c": str, "d": bool, "e": "double"}
     lessons = asked.specimens("multiclass", kinds, ("x", "y"))

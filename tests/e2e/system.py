@@ -219,7 +219,12 @@ class System:
 
     def await_end(self, worker: str, within_s: float = 30.0) -> tuple[int, str]:
         """Waits until a worker ends by itself; its exit code, and what it printed."""
-        code = self.processes.pop(worker).wait(within_s)
+        try:
+            code = self.processes[worker].wait(within_s)
+        except subprocess.TimeoutExpired:
+            message = f"{worker} runs on after {within_s} s:\n{self.log(worker)}"
+            raise AssertionError(message) from None
+        del self.processes[worker]
         return code, self.log(worker)
 
     # Records ---------------------------------------------------------------------------------------------------------
