@@ -76,6 +76,16 @@ START_TIMEOUT_S = 15.0
 REPLAY_LEAST, REPLAY_MOST, REPLAY_S = 300, 1_200, 2.0
 """A model is tried on this many lessons, or on fewer if they would take longer: KNN does not differ before the 500th."""
 ROLES = ("predictor", "joiner", "learner", "intake")
+USES = {
+    "predictor": ((names.INPUTS, names.EXAMPLES, names.MODELS), (names.PREDICTIONS,)),
+    "joiner": (
+        (names.PREDICTIONS, names.FEEDBACK),
+        (names.EXAMPLES, names.OUTCOMES, names.REVIEWS, names.FEEDBACK),
+    ),
+    "learner": ((names.EXAMPLES, names.MODELS), (names.OUTCOMES, names.SCORES, names.MODELS)),
+    "intake": ((), (names.FEEDBACK,)),
+}
+"""What each role reads and writes, beside ``status`` and ``dead-letters``."""
 
 
 def settings(bootstrap: str | None = None) -> Settings:
@@ -250,6 +260,14 @@ class Parts:
             topic_ids=self.topic_ids,
         )
 
+    def uses(self, role: str) -> tuple[list[str], list[str]]:
+        """The topics that a role reads, and those that it writes."""
+        reads, writes = USES[role]
+        own = [self.topic(suffix) for suffix in (*reads, names.STATUS)]
+        if role == "intake":
+            own += [str(source.topic) for source in self.loop.labels]
+        return own, [self.topic(s) for s in (*writes, names.STATUS, names.DEAD_LETTERS)]
+
     def group(self, role: str) -> str:
         """The consumer group of a role."""
         return f"{self.loop.name}.{role}"
@@ -318,6 +336,9 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
     parts = Parts(loop, settings)
     admin.reachable(parts.kafka, START_TIMEOUT_S)
     mistakes = admin.check(parts.admin, list(parts.topics.values()))
+    if mistakes:
+        raise ConfigError(mistakes)
+    mistakes = admin.rights(parts.admin, *parts.uses(role), parts.group(role))
     if mistakes:
         raise ConfigError(mistakes)
     slot = take(settings.state_dir / loop.name / role, role, worker)

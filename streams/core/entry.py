@@ -52,6 +52,11 @@ class Entry(NamedTuple):
     predictions: tuple[Held, ...] = ()
     feedback: tuple[Given, ...] = ()
 
+    @property
+    def pending(self) -> int:
+        """How many of its predictions wait for a verdict."""
+        return sum(held.value is not None and not held.answered for held in self.predictions)
+
 
 ALONE, WHOLE = 1, 2
 """The first byte: a prediction and nothing else, or everything.  Another layout gets another number."""

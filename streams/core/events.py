@@ -211,6 +211,7 @@ class Position(NamedTuple):
     partition: int
     position: int
     end: int
+    committed: int = 0
     topic_id: str = ""
 
 

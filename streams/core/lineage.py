@@ -24,20 +24,24 @@ class Start(NamedTuple):
         defined_at: Offset of the definition in force; -1 if there is none yet.
         learn_from: Examples below this offset only mark their sources as seen; the others are learned.
         snapshot_from: Only a snapshot under my definition of this version or a later one stands for this lineage.
-        needs_snapshot: A model key with examples below ``learn_from`` must have such a snapshot: the log alone does
-            not make its model.
         base: Snapshot that the lineage starts from in place of the unlearned model, whoever made it.
+        mode: How the lineage began.
     """
 
     define: bool
     defined_at: int
     learn_from: int
     snapshot_from: int
-    needs_snapshot: bool
     base: str | None
+    mode: str
+
+    @property
+    def needs_snapshot(self) -> bool:
+        """A model key with examples below ``learn_from`` must have a snapshot: the log alone does not make its model."""
+        return self.mode == CONTINUE
 
 
-BEGINNING = Start(True, -1, 0, 1, False, None)
+BEGINNING = Start(True, -1, 0, 1, None, FRESH)
 
 
 def start(definitions: Iterable[Defined], mine: str, loop: str) -> Start:
@@ -57,8 +61,8 @@ def start(definitions: Iterable[Defined], mine: str, loop: str) -> Start:
         defined_at=offset,
         learn_from=_learn_from(lineages),
         snapshot_from=offset + 1,
-        needs_snapshot=newest.mode == CONTINUE,
         base=newest.base,
+        mode=newest.mode,
     )
 
 
@@ -77,8 +81,12 @@ def effective(definitions: Iterable[Defined]) -> list[Defined]:
 
 
 def _repeats(define: Define, before: Define) -> bool:
-    """The same model from the same start: a trained model that is seeded is another start."""
-    return define.definition == before.definition and define.base in (None, before.base)
+    """The same model from the same start: a trained model that is seeded is another start, and so is another mode."""
+    return define.definition == before.definition and _starts_alike(define, before)
+
+
+def _starts_alike(define: Define, before: Define | Start) -> bool:
+    return define.mode == before.mode and define.base in (None, before.base)
 
 
 def _learn_from(lineages: Sequence[Defined]) -> int:
@@ -101,10 +109,12 @@ def follow(
         return
     if define.definition != mine:
         raise Conflict(refusal(offset, define, mine, loop))
-    if begun is not None and define.base not in (None, begun.base):
+    if begun is None or begun.define:  # the first definition of a log belongs to whoever folds it
+        return
+    if not _starts_alike(define, begun):
+        start = f"from snapshot {define.base}" if define.base else f"with --{define.mode}"
         raise Conflict(
-            f"The models of loop {loop!r} start anew from snapshot {define.base} (offset {offset}, by {define.who}): "
-            "restart this process"
+            f"The models of loop {loop!r} start anew {start} (offset {offset}, by {define.who}): restart this process"
         )
 
 
@@ -117,26 +127,71 @@ def refusal(offset: int, define: Define, mine: str, loop: str) -> str:
     )
 
 
-def adoption(definitions: Iterable[Defined], define: Define) -> Define:
-    """Check that a definition may be appended and will change something, and return it.
+class Standing(NamedTuple):
+    """How one partition of the log stands to a definition that is to be adopted.
+
+    An adoption is more than its record: what it stands for has to be done too, and a process may die in between.  So
+    what was begun is told from what was done, and an adoption that is run again does what is left.
+
+    Attributes:
+        in_force: The definition in force; None in a log without any.
+        before: The one in force before it.
+        is_mine: The definition in force is the one to be adopted, in whatever mode.
+        is_begun: It is, in this very mode: there is nothing to append.
+        is_told: Nobody waits for outcomes that the lineage before owes (see ``engine/log``).
+    """
+
+    in_force: Defined | None
+    before: Defined | None
+    is_mine: bool
+    is_begun: bool
+    is_told: bool
+
+
+def standing(definitions: Iterable[Defined], define: Define) -> Standing:
+    """Tell what an adoption finds in a partition.
+
+    Raises:
+        Conflict: There is no such mode.
+    """
+    if define.mode not in MODES:
+        raise Conflict(f"mode is {define.mode!r}, expected one of {', '.join(MODES)}")
+    defined = list(definitions)
+    lineages = effective(defined)
+    if not lineages:
+        return Standing(None, None, is_mine=False, is_begun=False, is_told=True)
+    offset, newest = lineages[-1]
+    return Standing(
+        in_force=lineages[-1],
+        before=lineages[-2] if len(lineages) > 1 else None,
+        is_mine=newest.definition == define.definition,
+        is_begun=_repeats(define, newest),
+        # Said again, after it was done: what follows the newest lineage can only repeat it.
+        is_told=len(lineages) == 1 or newest.mode != FRESH or any(at > offset for at, _ in defined),
+    )
+
+
+def check_adoption(standings: Iterable[Standing], define: Define, *, usable: bool) -> None:
+    """Check that there is something to adopt.
+
+    Args:
+        standings: Those of all partitions.
+        define: What is to be adopted.
+        usable: Whether the models of the lineages in force can be had.
 
     Raises:
         Conflict: It is in force already, or would continue a model that does not exist.
     """
-    lineages = effective(definitions)
-    if define.mode not in MODES:
-        raise Conflict(f"mode is {define.mode!r}, expected one of {', '.join(MODES)}")
-    if not lineages:
+    found = list(standings)
+    first = next((each.in_force for each in found if each.in_force is not None), None)
+    if first is None:
         if define.mode == CONTINUE:
             raise Conflict(
                 f"Loop {define.loop!r} has no model to continue yet: start it, or run "
                 f"`counterpoint models seed {define.loop} FILE`"
             )
-        return define
-    offset, newest = lineages[-1]
-    if _repeats(define, newest):
+    elif usable and all(each.is_mine and each.is_told for each in found):
         raise Conflict(
-            f"Definition {define.definition} has made the models of loop {define.loop!r} since offset {offset}: "
+            f"Definition {define.definition} has made the models of loop {define.loop!r} since offset {first[0]}: "
             "there is nothing to adopt"
         )
-    return define

@@ -131,9 +131,7 @@ def _config(loop: HasTopics, suffix: str, keep: Keep) -> dict[str, str]:
             return _kept(UNLIMITED) | {"max.message.bytes": large}
         case "predictions":
             return _kept(joined_ms) | {"max.message.bytes": large}
-        case "feedback":
-            return _kept(joined_ms)
-        case "reviews":
+        case "feedback" | "reviews":
             return _kept(joined_ms) | {"max.message.bytes": large}
         case "outcomes":
             return _kept(max(keep.outcomes_ms, joined_ms + loop.window_ms))
@@ -144,7 +142,7 @@ def _config(loop: HasTopics, suffix: str, keep: Keep) -> dict[str, str]:
         case "scores":
             return _kept(UNLIMITED)
         case _:
-            return _kept(keep.inputs_ms)
+            return _kept(keep.inputs_ms) | {"max.message.bytes": large}
 
 
 def _kept(retention_ms: int | str) -> dict[str, str]:

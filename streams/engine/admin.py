@@ -12,8 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (
+    AclOperation,
     AdminClient,
     ConfigResource,
+    ConsumerGroupDescription,
     NewTopic,
     OffsetSpec,
     ResourceType,
@@ -33,7 +35,11 @@ EXACT = ("cleanup.policy", "message.timestamp.type")
 AT_LEAST = ("retention.ms", "retention.bytes", "max.message.bytes")
 HOPELESS = (KafkaError._AUTHENTICATION, KafkaError._SSL, KafkaError.SASL_AUTHENTICATION_FAILED)
 """What waiting does not mend."""
-REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED)
+REFUSED = (
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+)
 MISSING = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)
 NOT_YET = (
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -174,12 +180,12 @@ def _refusal(name: str, error: KafkaError, replication_factor: int) -> Mistake:
     return Mistake(name, "not created", f"what the broker accepts: {error.str()}")
 
 
-def _no_right(name: str, operation: str) -> Mistake:
+def _no_right(name: str, operation: str, kind: str = "topic") -> Mistake:
     expected = (
         f"the right to {operation.lower()} it: kafka-acls.sh {SERVER} --add"
-        f" --allow-principal User:YOURS --operation {operation} --topic {name}"
+        f" --allow-principal User:YOURS --operation {operation} --{kind} {name}"
     )
-    return Mistake(name, "refused", expected)
+    return Mistake(name if kind == "topic" else f"{kind} {name}", "refused", expected)
 
 
 def _metadata(admin: AdminClient) -> Mapping[str, Any]:
@@ -234,6 +240,41 @@ def check(admin: AdminClient, specs: Iterable[TopicSpec]) -> list[Mistake]:
     for spec in known:
         mistakes += _wrong_config(spec, admin)
     return mistakes
+
+
+def rights(
+    admin: AdminClient, reads: Collection[str], writes: Collection[str], group: str
+) -> list[Mistake]:
+    """Everything that this user may not do and a role has to: a consumer without rights would wait in silence.
+
+    Raises:
+        Unavailable: The broker did not answer.
+    """
+    described = _described(admin, [*reads, *writes], operations=True)
+    wanted = [("Read", name) for name in reads] + [("Write", name) for name in writes]
+    mistakes = [
+        _no_right(name, operation)
+        for operation, name in wanted
+        if not _allows(described[name], operation)
+    ]
+    future = admin.describe_consumer_groups(
+        [group], include_authorized_operations=True, request_timeout=REQUEST_S
+    )[group]
+    if not _allows(_settled(future), "Read"):
+        mistakes.append(_no_right(group, "Read", "group"))
+    return mistakes
+
+
+def _allows(
+    found: TopicDescription | ConsumerGroupDescription | KafkaError, operation: str
+) -> bool:
+    if isinstance(found, KafkaError):
+        if found.code() in REFUSED:
+            return False
+        message = f"the broker did not tell what this user may do: {found.str()}"
+        raise Unavailable(message)
+    allowed = found.authorized_operations
+    return allowed is None or AclOperation[operation.upper()] in allowed
 
 
 def _absent(spec: TopicSpec, error: KafkaError) -> Mistake:
@@ -403,12 +444,14 @@ def _existing(admin: AdminClient, names: Collection[str]) -> dict[str, TopicDesc
 
 
 def _described(
-    admin: AdminClient, names: Collection[str]
+    admin: AdminClient, names: Collection[str], *, operations: bool = False
 ) -> dict[str, TopicDescription | KafkaError]:
     if not names:
         return {}
     asked = TopicCollection(list(dict.fromkeys(names)))
-    futures = admin.describe_topics(asked, request_timeout=REQUEST_S)
+    futures = admin.describe_topics(
+        asked, include_authorized_operations=operations, request_timeout=REQUEST_S
+    )
     return {name: _settled(future) for name, future in futures.items()}
 
 

@@ -47,7 +47,7 @@ class Guard:
     def __init__(self, role: str, topic: str, codec: Codec, outputs: Outputs, limit: int) -> None:
         self.role, self.topic, self.limit = role, topic, limit
         self.count = 0
-        self._codec, self._outputs = codec, outputs
+        self._encode, self._outputs = codec.encoder(DeadLetter, topic), outputs
 
     def check_size(self, record: Raw) -> None:
         """Refuses what could not be passed on.
@@ -57,8 +57,10 @@ class Guard:
         """
         check_size(record, self.limit)
 
-    def bury(self, record: Raw, stage: str, error: BaseException) -> None:
-        """Writes the dead letter of a record."""
+    def bury(
+        self, record: Raw, stage: str, error: BaseException, event_id: str | None = None
+    ) -> None:
+        """Writes the dead letter of a record; the error may know the event better."""
         self.count += 1
         known = error if isinstance(error, BadRecord) else None
         letter = DeadLetter(
@@ -72,8 +74,8 @@ class Guard:
             role=self.role,
             stage=stage,
             reason=known.reason if known else f"{type(error).__name__}: {error}",
-            event_id=known.event_id if known else None,
+            event_id=(known.event_id if known else None) or event_id,
             feedback_id=known.feedback_id if known else None,
             failed_at=int(time() * 1000),
         )
-        self._outputs.send(self.topic, self._codec.encode(self.topic, letter), record.key)
+        self._outputs.send(self.topic, self._encode(letter), record.key)

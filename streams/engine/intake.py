@@ -17,7 +17,7 @@ from streams.engine.codec import Codec
 from streams.engine.guard import Guard, Raw
 from streams.engine.producer import Outputs
 from streams.engine.sources import LabelRecord
-from streams.engine.status import Heart
+from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
 
@@ -90,11 +90,11 @@ class Intake(Role):
         """Delivers the feedback."""
         self._outputs.flush()
 
-    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
+    def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells positions and counts."""
         numbers = {"labels": self._count, "dead_letters": self._guard.count}
-        self._heart.beat(state, positions, numbers=numbers)
+        self._heart.beat(state, progress, numbers=numbers)
 
-    def close(self) -> None:
+    def close(self, progress: Mapping[TP, Progress]) -> None:
         """Says goodbye."""
-        self._heart.stop()
+        self._heart.stop(progress)

@@ -25,7 +25,7 @@ from streams.engine.partition import Buried, Emit, Misrouted, Output, PartitionJ
 from streams.engine.producer import Outputs
 from streams.engine.reader import chunks_to_end, group_less, watermarks
 from streams.engine.state import Captured
-from streams.engine.status import Heart
+from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
 
@@ -177,15 +177,19 @@ class Joiner(Role):
         end, time_ms = self._idle.get(TP(topic, partition), (0, 0))
         return time_ms - SKEW_MS if joined.state.places[topic].offset >= end else 0
 
-    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
+    def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells positions and counts; asks the broker for its time, and then where the partitions end."""
-        numbers = {**self._counts, "dead_letters": self._guard.count}
-        self._heart.beat(state, positions, numbers=numbers)
+        numbers = {
+            **self._counts,
+            "dead_letters": self._guard.count,
+            "pending": sum(joined.state.pending for joined in list(self._joins.values())),
+        }
+        self._heart.beat(state, progress, numbers=numbers)
         try:
             now = self._heart.broker_time(ASK_S)
             self._idle = {
                 tp: (watermarks(self._reader, tp.topic, tp.partition, ASK_S)[1], now)
-                for tp in positions
+                for tp in progress
             }
         except Unavailable:
             self._idle = {}
@@ -243,10 +247,10 @@ class Joiner(Role):
         headers = list(record.headers)
         self._outputs.send(self._feedback, record.value, key, headers, partition)
 
-    def close(self) -> None:
+    def close(self, progress: Mapping[TP, Progress]) -> None:
         """Closes the states, and says goodbye."""
         self.revoked()
-        self._heart.stop()
+        self._heart.stop(progress)
         self._reader.close()
 
 

@@ -7,6 +7,7 @@ snapshot, so a learner that starts anew needs the newest snapshots and the log a
 from __future__ import annotations
 
 import threading
+from bisect import insort
 from collections.abc import Iterable, Mapping
 from time import monotonic, time
 from typing import ClassVar
@@ -22,7 +23,7 @@ from streams.engine.codec import Codec
 from streams.engine.guard import Guard, Raw
 from streams.engine.log import Log, Sealed, control_kind
 from streams.engine.producer import Outputs
-from streams.engine.status import Heart
+from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
 
@@ -53,9 +54,10 @@ class Learner(Role):
         self.topics = (log.examples,)
         self._log, self._outcomes, self._scores = log, outcomes, scores
         self._interval_s = snapshot_interval_s
-        self._codec, self._outputs, self._guard, self._heart = codec, outputs, guard, heart
+        self._outputs, self._guard, self._heart = outputs, guard, heart
         self._decode = codec.decode
         self._encode_outcome = codec.encoder(Outcome, outcomes)
+        self._encode_score = codec.encoder(Score, scores)
         self._folds: dict[str, Fold] = {}
         self._partition: dict[str, int] = {}
         self._starts: dict[TP, int] = {}
@@ -178,33 +180,37 @@ class Learner(Role):
             metrics=fold.scores.values(),
             scored_at=int(time() * 1000),
         )
-        self._outputs.send(self._scores, self._codec.encode(self._scores, score), key.encode())
+        self._outputs.send(self._scores, self._encode_score(score), key.encode())
 
     def capture(self, processed: dict[TP, int]) -> dict[TP, int]:
         """Dumps the models that are due; acknowledges what lies below every lesson that is in no snapshot."""
         now = monotonic()
         due = [key for key, (_, at) in self._unsaved.items() if at <= now]
-        done = {tp.partition: end for tp, end in processed.items()}
-        self._captured += [self._seal(key, done) for key in due]
-        for key in due:
-            del self._unsaved[key]
-        return {tp: self._floor(tp.partition, end) for tp, end in processed.items()}
+        ends = {tp.partition: end for tp, end in processed.items()}
+        if due:
+            firsts = self._firsts()
+            self._captured += [self._seal(key, firsts, ends) for key in due]
+            for key in due:
+                del self._unsaved[key]
+        firsts = self._firsts()
+        return {tp: firsts.get(tp.partition, [end])[0] for tp, end in processed.items()}
 
-    def _seal(self, key: str, done: Mapping[int, int]) -> Sealed:
+    def _firsts(self) -> dict[int, list[int]]:
+        """By partition, the two lowest offsets that are in no snapshot, each of another model key."""
+        firsts: dict[int, list[int]] = {}
+        for key, (first, _) in self._unsaved.items():
+            lowest = firsts.setdefault(self._partition[key], [])
+            insort(lowest, first)
+            del lowest[2:]
+        return firsts
+
+    def _seal(self, key: str, firsts: Mapping[int, list[int]], ends: Mapping[int, int]) -> Sealed:
         partition = self._partition[key]
         # The others that are sealed now are not durable before this one is: they count as unsaved.
-        floor = self._floor(partition, done.get(partition, 0), but=key)
+        others = [n for n in firsts[partition] if n != self._unsaved[key][0]]
+        floor = min(others, default=ends.get(partition, 0))
         defined_at = self._lineage(partition).defined_at
         return self._log.seal(self._folds[key], key, partition, floor, defined_at)
-
-    def _floor(self, partition: int, end: int, but: str | None = None) -> int:
-        """The offset below which everything is in a snapshot, but for one model key."""
-        firsts = (
-            first
-            for key, (first, _) in self._unsaved.items()
-            if key != but and self._partition[key] == partition
-        )
-        return min(firsts, default=end)
 
     def _lineage(self, partition: int) -> Start:
         return self._lineages[partition]
@@ -220,12 +226,12 @@ class Learner(Role):
             self._stored[sealed.manifest.snapshot_id] = sealed.manifest
         self._log.forget(self._stored, self._outputs)
 
-    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
+    def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells versions, positions and counts."""
         folds = dict(self._folds)
         self._heart.beat(
             state,
-            positions,
+            progress,
             versions={key: fold.version for key, fold in folds.items()},
             numbers={
                 "learned": self._learned,
@@ -236,6 +242,6 @@ class Learner(Role):
             },
         )
 
-    def close(self) -> None:
+    def close(self, progress: Mapping[TP, Progress]) -> None:
         """Says goodbye."""
-        self._heart.stop()
+        self._heart.stop(progress)

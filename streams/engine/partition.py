@@ -70,6 +70,7 @@ class _Work:
         self.changes: dict[bytes, bytes | None] = {}
         self.due: list[tuple[int, bytes]] = []
         self.outputs: list[Output] = []
+        self.pending = 0  # more predictions that wait for a verdict, or fewer
 
     def entry(self, key: bytes) -> Entry | None:
         stored = self.stored[ENTRY + key]
@@ -175,6 +176,7 @@ class PartitionJoin:
                 stored[at] is None and UNASKED in record.headers
             ):  # the common case, without a value made
                 stored[at] = changes[at] = alone(t, record.offset, value)
+                work.pending += 1
                 due.append((t + window_ms, key))
             else:
                 self._on_prediction(work, record, key, value, t)
@@ -218,6 +220,7 @@ class PartitionJoin:
         if entry is None or entry is before:
             return
         work.keep(key, entry)
+        work.pending += entry.pending - (0 if before is None else before.pending)
         due = self._join.due(entry)
         if before is None or due < self._join.due(
             before
@@ -236,6 +239,7 @@ class PartitionJoin:
                 continue
             after, outputs = self._join.on_time(entry, key, now)
             work.outputs += [self._told(key, output) for output in outputs]
+            work.pending += (0 if after is None else after.pending) - entry.pending
             if after != entry:
                 work.keep(key, after)
             if after is not None:
@@ -246,6 +250,7 @@ class PartitionJoin:
 
     def _finish(self, work: _Work, emit: Emit) -> None:
         self.state.change(work.changes)
+        self.state.pending += work.pending
         lists = defaultdict[int, list[tuple[int, bytes]]](list)
         for due in work.due:
             lists[due[0] // self._due_ms].append(due)

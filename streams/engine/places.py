@@ -1,6 +1,6 @@
 """Whether a worker may go on where its group's offsets say: lost offsets and lost records stop it, in words.
 
-What a group had read is also told by its members' heartbeats, so an offset that is gone does not pass for a new group.
+What a group had committed is also told by its members' heartbeats, so an offset that is gone does not pass for a new group.
 """
 
 from __future__ import annotations
@@ -96,17 +96,17 @@ def _lost(
         "--reset-offsets --to-earliest --execute"
     )
     if offset is None:
-        if told is None or told.position == 0:
+        if told is None or told.committed == 0:
             return None
         if told.topic_id and topic_id and told.topic_id != topic_id:
             expected = (
-                f"the topic that was read up to {told.position}, but it was deleted and made again. "
+                f"the topic that was read up to {told.committed}, but it was deleted and made again. "
                 f"To go on with the new one: {reset}"
             )
             return Mistake(where, topic_id, expected)
         expected = (
-            f"group {group} to be at {told.position}: its offsets are gone. To go on where it was: {reset} "
-            f"with --to-offset {told.position} in place of --to-earliest"
+            f"group {group} to be at {told.committed}: its offsets are gone. To go on where it was: {reset} "
+            f"with --to-offset {told.committed} in place of --to-earliest"
         )
         return Mistake(where, None, expected)
     if offset < low:

@@ -18,7 +18,7 @@ from streams.engine.codec import Codec
 from streams.engine.guard import Guard
 from streams.engine.producer import Outputs
 from streams.engine.replica import Replica
-from streams.engine.status import Heart
+from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
 
@@ -77,7 +77,7 @@ class Predictor(Role):
         route = self._routers[batch.tp.partition]
         limit = self._guard.limit
         for record in batch.records:
-            stage = "decode"
+            stage, event_id = "decode", None
             try:
                 if record.value is not None and len(record.value) > limit:
                     self._guard.check_size(record)
@@ -106,9 +106,9 @@ class Predictor(Role):
             except Unavailable:
                 raise
             except BadRecord as error:
-                self._guard.bury(record, stage, error)
+                self._guard.bury(record, stage, error, event_id)
             except Exception as error:  # noqa: BLE001  the guard: the model and the key are the user's code
-                self._guard.bury(record, stage, error)
+                self._guard.bury(record, stage, error, event_id)
             else:
                 asked = decision.route == REVIEW
                 self._asked += asked
@@ -127,11 +127,11 @@ class Predictor(Role):
         """Delivers the predictions."""
         self._outputs.flush()
 
-    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
+    def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells versions, positions and counts."""
         self._heart.beat(
             state,
-            positions,
+            progress,
             versions=self.replica.versions,
             numbers={
                 "inputs": self._count,
@@ -142,7 +142,7 @@ class Predictor(Role):
             notes=self.replica.notes,
         )
 
-    def close(self) -> None:
+    def close(self, progress: Mapping[TP, Progress]) -> None:
         """Stops following the log."""
         self.replica.close()
-        self._heart.stop()
+        self._heart.stop(progress)

@@ -2,19 +2,22 @@
 
 A thread reads; folding happens where predicting happens, between two batches, for as long as it is given.  So no
 lock guards a model, and prediction waits for learning at most that long.
+
+Snapshots do not queue behind lessons: far behind, the next one is taken at once.  One of a version that is still to be
+folded is kept in mind, and compared when the fold gets there.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import Any
 
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
-from streams.core.errors import BadRecord
+from streams.core.errors import BadRecord, Unavailable
 from streams.core.events import Example, Snapshot
 from streams.core.fold import Fold
 from streams.engine.codec import Codec
@@ -24,10 +27,12 @@ from streams.engine.reader import group_less, partitions_of
 # A snapshot is taken when it saves more work than this; otherwise folding on is as good, and newer.
 WORTH_TAKING_S = 2.0
 MOST_PENDING = 100_000
+FOLLOW_AGAIN_S = 1.0
 DRIFTS = (
     "its answers differed from the learner's in the last bits (another CPU or image rounds otherwise); "
     "it takes the learner's snapshots"
 )
+log = logging.getLogger("counterpoint.replica")
 
 
 class Replica:
@@ -47,10 +52,17 @@ class Replica:
         self.versions: dict[str, int] = {}
         self.notes: list[str] = []
         self._pending: deque[tuple[int, Message]] = deque()
+        self._stored: deque[Message] = deque()  # of snapshots, not looked at yet
+        self._ahead: dict[str, Snapshot] = {}  # of versions not folded yet, to be compared
+        self._next: dict[tuple[str, int], int] = {}  # what the thread has read up to
+        self._read_epochs: dict[int, int] = {}
+        self._held_back = False
+        self._failure: Exception | None = None
         self._epochs: dict[int, int] = {}
         self._seeks: deque[tuple[int, int, int]] = deque()
         self._stop = threading.Event()
-        self._cost_s = 1e-5  # of one lesson, smoothed
+        self._cost_s = 0.0  # of one lesson, smoothed
+        self._folded = 0
         self._drifted = self._taken = self._skipped = 0
         self._halted = False
 
@@ -88,17 +100,25 @@ class Replica:
         }
 
     def fold(self, budget_s: float) -> bool:
-        """Folds what came in, for at most about ``budget_s`` seconds; true if there is more."""
-        pending = self._pending
+        """Folds what came in, for at most about ``budget_s`` seconds; true if there is more.
+
+        Raises:
+            Unavailable: A schema cannot be had now.  What could not be read is read again by the next call.
+        """
+        if self._failure is not None:
+            raise self._failure
+        pending, stored = self._pending, self._stored
+        while stored:
+            self._on_snapshot(stored[0])
+            stored.popleft()
         if not pending:
             return False
         deadline = perf_counter() + budget_s
         while pending:
-            epoch, message = pending.popleft()
-            if message.topic() == self._log.models:
-                self._on_snapshot(message)
-            elif self._epochs.get(message.partition(), 0) == epoch:
+            epoch, message = pending[0]
+            if self._epochs.get(message.partition(), 0) == epoch:
                 self._on_log(message)
+            pending.popleft()
             if perf_counter() > deadline:
                 return bool(pending)
         return False
@@ -132,20 +152,29 @@ class Replica:
         else:
             fold.apply(version, example)
         self.versions[key] = version
-        self._cost_s += 0.01 * (perf_counter() - start - self._cost_s)
+        self._folded += 1
+        self._cost_s += (perf_counter() - start - self._cost_s) / min(self._folded, 100)
+        ahead = self._ahead.get(key)
+        if ahead is not None and version >= ahead.version:
+            del self._ahead[key]
+            self._compare(fold, ahead)
 
     def _on_snapshot(self, message: Message) -> None:
         snapshot = self._snapshots.add(message.key() or b"", message.value())
         if snapshot is None or self._halted:
             return
         fold = self.serving(snapshot.model_key)
-        ahead = snapshot.version - fold.version
-        drifted = self._replays and bool(fold.differs(snapshot.checks))
-        if drifted:
+        if snapshot.version <= fold.version:
+            self._compare(fold, snapshot)
+        elif not self._replays or len(self._pending) * self._cost_s > WORTH_TAKING_S:
+            self._take(snapshot)
+        else:
+            self._ahead[snapshot.model_key] = snapshot
+
+    def _compare(self, fold: Fold, snapshot: Snapshot) -> None:
+        if self._replays and fold.differs(snapshot.checks):
             self._drifted += 1
             self._note(DRIFTS)
-        worth = ahead > 0 and len(self._pending) * self._cost_s > WORTH_TAKING_S
-        if drifted or worth or (ahead > 0 and not self._replays):
             self._take(snapshot)
 
     def _take(self, snapshot: Snapshot) -> None:
@@ -155,6 +184,7 @@ class Replica:
         except BadRecord as error:
             self._note(error.reason)
             return
+        self._ahead.pop(key, None)
         behind = fold.version < self._folds[key].version
         self._folds[key] = fold
         self.versions[key] = fold.version
@@ -168,40 +198,64 @@ class Replica:
             self.notes.append(note)
 
     def _follow(self) -> None:
-        examples, models = self._log.examples, self._log.models
-        consumer = group_less(self._log.kafka, **{"fetch.wait.max.ms": 20})
-        starts = [
-            TopicPartition(examples, partition, self._opening.starts.get(partition, 0))
-            for partition in partitions_of(consumer, examples)
-        ]
-        starts += [TopicPartition(models, p, end) for p, end in self._opening.models_end.items()]
-        consumer.assign(starts)
-        epochs: dict[int, int] = {}
         try:
             while not self._stop.is_set():
+                try:
+                    self._follow_with(group_less(self._log.kafka, **{"fetch.wait.max.ms": 20}))
+                except (KafkaException, Unavailable) as error:
+                    log.warning("cannot follow %s: %s; trying again", self._log.examples, error)
+                    self._stop.wait(FOLLOW_AGAIN_S)
+        except Exception as error:  # noqa: BLE001  nobody waits for this thread: fold() raises it
+            self._failure = error
+            self.wake()
+
+    def _follow_with(self, consumer: Consumer) -> None:
+        examples, models = self._log.examples, self._log.models
+        starts = {(models, p): end for p, end in self._opening.models_end.items()}
+        self._held_back = False
+        try:
+            for partition in partitions_of(consumer, examples):
+                starts[examples, partition] = self._opening.starts.get(partition, 0)
+            starts.update(self._next)  # where an earlier consumer got to
+            consumer.assign([TopicPartition(*where, offset) for where, offset in starts.items()])
+            while not self._stop.is_set():
                 while self._seeks:
-                    partition, offset, epoch = self._seeks.popleft()
+                    partition, offset, epoch = self._seeks[0]
                     consumer.seek(TopicPartition(examples, partition, offset))
-                    epochs[partition] = epoch
-                self._take_in(consumer, examples, epochs)
+                    self._read_epochs[partition] = epoch
+                    self._next[examples, partition] = offset
+                    self._seeks.popleft()
+                self._hold_back(consumer)
+                self._take_in(consumer)
         finally:
             consumer.close()
 
-    def _take_in(self, consumer: Any, examples: str, epochs: Mapping[int, int]) -> None:
+    def _take_in(self, consumer: Consumer) -> None:
         first = consumer.poll(0.1)
         if first is None:
             return
-        messages = [first, *consumer.consume(1_000, 0)]
         came = False
-        for message in messages:
-            if message.error() is None:
-                came = True
-                epoch = epochs.get(message.partition(), 0) if message.topic() == examples else 0
-                self._pending.append((epoch, message))
+        for message in (first, *consumer.consume(1_000, 0)):
+            if message.error() is not None:
+                continue
+            came = True
+            topic, partition = message.topic() or "", message.partition() or 0
+            if topic == self._log.examples:
+                self._pending.append((self._read_epochs.get(partition, 0), message))
+            else:
+                self._stored.append(message)
+            self._next[topic, partition] = (message.offset() or 0) + 1
         if came:
             self.wake()
-        while len(self._pending) > MOST_PENDING and not self._stop.wait(0.01):
-            continue
+
+    def _hold_back(self, consumer: Consumer) -> None:
+        """Reads no more lessons than can be kept; snapshots, which may make them needless, are read on."""
+        many = len(self._pending) > MOST_PENDING
+        if many == self._held_back:
+            return
+        lessons = [tp for tp in consumer.assignment() if tp.topic == self._log.examples]
+        (consumer.pause if many else consumer.resume)(lessons)
+        self._held_back = many
 
     def close(self) -> None:
         """Stops the thread."""

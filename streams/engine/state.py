@@ -45,7 +45,7 @@ from rocksdict import (
 
 from streams.core.errors import ConfigError, Conflict, Mistake, Unavailable
 
-FORMAT = 1
+FORMAT = 2
 ENTRY, DUE, META = b"e", b"d", b"m"
 """First byte of a key: an event, a list of events that are due at a time, all else."""
 IDENTITY, POSITIONS, PREPARED = META + b"identity", META + b"positions", META + b"prepared"
@@ -145,6 +145,7 @@ class State:
 
     Attributes:
         places: How far each topic has been read, in memory.
+        pending: Predictions that wait for a verdict, in memory.
     """
 
     def __init__(self, path: Path, db: Any, identity: Identity) -> None:
@@ -155,6 +156,7 @@ class State:
         self._swept = self._next_due = DUE  # of what is on disk: taken up to here, nothing before
         self._stored = b""
         self.places = {topic: Place() for topic in identity.topics}
+        self.pending = 0
         self._lists = 0  # due lists ever made: makes their keys differ
         self._restore()
 
@@ -162,7 +164,7 @@ class State:
         stored = self._db.get(POSITIONS)
         if stored is not None:
             self._stored = stored
-            self._lists, self.places = _read_places(stored)
+            self._lists, self.pending, self.places = _read_places(stored)
 
     def close(self) -> None:
         """Lets go of the disk; what is not committed is forgotten."""
@@ -227,7 +229,7 @@ class State:
         if self._set_aside is not None:
             self._give_back(self._set_aside)
         self._set_aside, self._top = self._top, Layer()
-        stands_for = _write_places(self._lists, self.places)
+        stands_for = self._stands_for()
         return Captured(self._set_aside.changes, dict(self.places), stands_for)
 
     def prepare(self, captured: Captured) -> None:
@@ -251,7 +253,7 @@ class State:
     def write(self) -> None:
         """Writes all changes and places at once: for records whose positions are committed already."""
         self._settle()
-        self._write(self._top.changes, _write_places(self._lists, self.places))
+        self._write(self._top.changes, self._stands_for())
         self._next_due = min([self._next_due, *self._top.due[:1]])
         self._top = Layer()
 
@@ -270,7 +272,7 @@ class State:
         prepared = self._db.get(PREPARED)
         if prepared is not None:
             changes, stands_for = _read_prepared(prepared)
-            _, places = _read_places(stands_for)
+            _, _, places = _read_places(stands_for)
             if all(place.offset == (committed[topic] or 0) for topic, place in places.items()):
                 self._write(changes, stands_for)
                 self._restore()
@@ -319,6 +321,9 @@ class State:
         delete(PREPARED)
         self._db.write(batch)
         self._stored = stands_for
+
+    def _stands_for(self) -> bytes:
+        return json.dumps([self._lists, self.pending, self.places]).encode()
 
     def _settle(self) -> None:
         """Forgets what was set aside once it is on disk.  Not by ``apply``, which may run in another thread."""
@@ -419,13 +424,9 @@ def _write_identity(identity: Identity) -> bytes:
     return json.dumps(told).encode()
 
 
-def _write_places(lists: int, places: Mapping[str, Place]) -> bytes:
-    return json.dumps([lists, places]).encode()
-
-
-def _read_places(data: bytes) -> tuple[int, dict[str, Place]]:
-    lists, places = json.loads(data)
-    return lists, {topic: Place(*place) for topic, place in places.items()}
+def _read_places(data: bytes) -> tuple[int, int, dict[str, Place]]:
+    lists, pending, places = json.loads(data)
+    return lists, pending, {topic: Place(*place) for topic, place in places.items()}
 
 
 def _write_prepared(captured: Captured) -> bytes:

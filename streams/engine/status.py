@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from time import monotonic, time
+from typing import NamedTuple
 
 from faust.types import TP
 
@@ -19,6 +20,20 @@ from streams.engine.producer import Outputs
 # A verdict shows in `status` this soon after it is served, and not more often than this.
 SERVED_INTERVAL_S = 0.02
 FOR_LONG_S = 0.5
+
+
+class Progress(NamedTuple):
+    """How far a worker is in a partition.
+
+    Attributes:
+        position: The next offset to process.
+        end: Where the partition ended when last looked.
+        committed: The offset that its group has committed; 0 before the first commit.
+    """
+
+    position: int
+    end: int
+    committed: int
 
 
 class Heart:
@@ -35,7 +50,7 @@ class Heart:
         codec: Codec,
         outputs: Outputs,
     ) -> None:
-        self._topic, self._codec, self._outputs = topic, codec, outputs
+        self._topic, self._encode, self._outputs = topic, codec.encoder(Status, topic), outputs
         self._ids = topic_ids
         self._key = f"{role}/{worker}".encode()
         now = int(time() * 1000)
@@ -60,7 +75,7 @@ class Heart:
     def beat(
         self,
         state: str,
-        positions: Mapping[TP, tuple[int, int]],
+        progress: Mapping[TP, Progress],
         *,
         versions: Mapping[str, int] | None = None,
         numbers: Mapping[str, float] | None = None,
@@ -78,10 +93,7 @@ class Heart:
                 self._last._replace(
                     state=state,
                     versions=dict(versions or {}),
-                    positions=[
-                        Position(tp.topic, tp.partition, next_, end, self._ids.get(tp.topic, ""))
-                        for tp, (next_, end) in sorted(positions.items())
-                    ],
+                    positions=self._positions(progress),
                     numbers={name: float(number) for name, number in numbers.items()},
                     notes=list(notes),
                 )
@@ -106,18 +118,24 @@ class Heart:
         Raises:
             Unavailable: The broker does not answer.
         """
-        value = self._codec.encode(self._topic, self._last._replace(at=int(time() * 1000)))
+        value = self._encode(self._last._replace(at=int(time() * 1000)))
         message = self._outputs.deliver(self._topic, value, self._key, timeout_s=timeout_s)
         return int(message.timestamp()[1])
 
-    def stop(self) -> None:
+    def _positions(self, progress: Mapping[TP, Progress]) -> list[Position]:
+        return [
+            Position(tp.topic, tp.partition, *of, self._ids.get(tp.topic, ""))
+            for tp, of in sorted(progress.items())
+        ]
+
+    def stop(self, progress: Mapping[TP, Progress]) -> None:
         """Says goodbye: nobody is to wait for this worker.  A broker that is away does not hear it."""
         with self._lock:
-            self._write(self._last._replace(state="stopped"))
+            self._write(self._last._replace(state="stopped", positions=self._positions(progress)))
         with suppress(Unavailable):
             self._outputs.flush(2.0)
 
     def _write(self, status: Status) -> None:
         self._last = status._replace(at=int(time() * 1000))
-        self._outputs.send(self._topic, self._codec.encode(self._topic, self._last), self._key)
+        self._outputs.send(self._topic, self._encode(self._last), self._key)
         self._outputs.poll()

@@ -100,6 +100,7 @@ class BatchConsumer(driver.Consumer):
         self._done: dict[TP, int] = {}  # everything below is acknowledged, in order
         self._queued: dict[TP, int] = {}  # records handed out and not yet acknowledged
         self._reseek = False
+        self.committed: dict[TP, int] = {}  # what the group has for certain
 
     def _new_consumer_thread(self) -> _FetchThread:
         return _FetchThread(self, loop=self.loop, beacon=self.beacon)
@@ -182,6 +183,7 @@ class BatchConsumer(driver.Consumer):
         changed = {tp: o for tp, o in offsets.items() if o > (self._committed_offset[tp] or 0)}
         if changed and not await self._commit_offsets(changed, start_new_transaction):
             return False
+        self.committed.update(changed)
         await loop.run_in_executor(None, checkpoint.committed, offsets)
         return bool(changed)
 
@@ -218,6 +220,7 @@ class BatchConsumer(driver.Consumer):
     async def _seek(self) -> dict[TP, int]:
         await super().perform_seek()
         committed = {tp: self._committed_offset.get(tp) or 0 for tp in self.assignment()}
+        self.committed = committed
         # aiokafka does not seek a partition without a commit: its position would stay past what was dropped
         fresh = [TopicPartition(*tp) for tp, offset in committed.items() if not offset]
         if fresh:

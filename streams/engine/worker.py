@@ -26,11 +26,12 @@ from yarl import URL
 from streams.core.errors import StreamsError, Unavailable
 from streams.engine.places import Places
 from streams.engine.reader import patiently
+from streams.engine.status import Progress
 from streams.engine.transport import Batch, BatchTransport
 
 log = logging.getLogger("counterpoint.worker")
 
-START_DEADLINE_S = 30
+START_DEADLINE_S = 20
 STOP_DEADLINE_S = 4.8
 
 
@@ -76,11 +77,11 @@ class Role:
         """See :class:`streams.engine.transport.Checkpoint`."""
         return {}
 
-    def beat(self, state: str, positions: Mapping[TP, tuple[int, int]]) -> None:
-        """Tells the world how it is: ``positions`` are (next offset, end) by partition.  May block briefly; in a thread."""
+    def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
+        """Tells the world how it is.  May block briefly; in a thread."""
 
-    def close(self) -> None:
-        """Lets go of everything."""
+    def close(self, progress: Mapping[TP, Progress]) -> None:
+        """Lets go of everything, and says goodbye with what it had reached."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +108,7 @@ class RoleWorker:
         self._abort = threading.Event()
         self._failure: BaseException | None = None
         self._ready = False
+        self._reached: dict[TP, Progress] = {}
         self._assigning: asyncio.Future[None] | None = None
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -174,7 +176,7 @@ class RoleWorker:
 
     async def _on_revoked(self, app: faust.App, revoked: set[TP], **_: Any) -> None:
         self._abort.set()
-        self._ready = False
+        self._ready, self._reached = False, {}
         if self._assigning is not None:  # its thread has the state in hand
             await asyncio.wait([self._assigning])
         self._role.revoked()
@@ -228,7 +230,15 @@ class RoleWorker:
 
     async def _tick(self) -> None:
         while not self.app.should_stop:
-            pause = self._role.tick() if self._ready else 0.05
+            try:
+                pause = self._role.tick() if self._ready else 0.05
+            except Unavailable as error:  # what was not done is done by a later call
+                log.warning("%s; trying again", error)
+                pause = 1.0
+            except Exception as error:
+                log.exception("%s cannot go on", self._role.name)
+                await self._fail(error)
+                return
             self._wake.clear()
             try:
                 await asyncio.wait_for(self._wake.wait(), pause)
@@ -242,17 +252,33 @@ class RoleWorker:
 
     async def _beat(self) -> None:
         while not self.app.should_stop:
-            consumer = self.app.consumer
-            positions = {}
-            if self._ready:
-                done = consumer.processed()  # without those that never had a record
-                positions = {
-                    (of := TP(*tp)): (next_ := done.get(of, 0), consumer.highwater(of) or next_)
-                    for tp in consumer.assignment()
-                }
             state = "running" if self._ready else "starting"
-            await asyncio.to_thread(self._role.beat, state, positions)
+            try:
+                await asyncio.to_thread(self._role.beat, state, self._progress())
+            except Unavailable as error:
+                log.warning("no heartbeat: %s", error)
             await asyncio.sleep(1.0)
+
+    def _progress(self) -> dict[TP, Progress]:
+        if not self._ready:
+            return {}
+        consumer = self.app.consumer
+        done = consumer.processed()  # without those that never had a record
+        committed = consumer.committed
+        self._reached = {
+            (of := TP(*tp)): Progress(
+                next_ := done.get(of, 0), consumer.highwater(of) or next_, committed.get(of, 0)
+            )
+            for tp in consumer.assignment()
+        }
+        return self._reached
+
+    def _reached_at_last(self) -> dict[TP, Progress]:
+        committed = self.app.consumer.committed if self._ready else {}
+        return {
+            tp: of._replace(committed=max(of.committed, committed.get(tp, 0)))
+            for tp, of in self._reached.items()
+        }
 
     async def _fail(self, error: BaseException) -> None:
         if self._failure is None:
@@ -309,6 +335,6 @@ class RoleWorker:
         try:
             asyncio.run(self._serve())
         finally:
-            self._role.close()
+            self._role.close(self._reached_at_last())
         if self._failure is not None:
             raise self._failure

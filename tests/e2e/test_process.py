@@ -160,6 +160,30 @@ def test_whichever_role_is_killed_under_flow_nothing_is_lost(make: Callable[...,
     assert_learned_once(system, flow.sent)
 
 
+def test_a_role_that_is_killed_before_its_first_commit_starts_again_and_reads_anew(
+    make: Callable[..., System],
+) -> None:
+    """What it told of itself is no sign of offsets that vanished: it had committed nothing."""
+    system = make(commit_interval_s=120)
+    system.start_all()
+    system.send_inputs(ids := [f"e{n:03}" for n in range(40)])
+    system.await_ids("predictions", ids)
+    system.send("feedback", (verdict(event_id, True) for event_id in ids))
+    system.await_ids("outcomes", ids)
+    for role in ROLES:
+        await_that(lambda: has_told(system, f"{role}-1"), what=f"{role} tells where it is")  # noqa: B023
+        system.end(f"{role}-1", signal.SIGKILL)
+    system.start_all()
+    system.send_inputs(more := [f"e{n:03}" for n in range(40, 60)])
+    system.send("feedback", (verdict(event_id, True) for event_id in more))
+    assert_nothing_lost(system, ids + more)
+
+
+def has_told(system: System, worker: str) -> bool:
+    status = system.status(worker)
+    return status is not None and any(place.position > 0 for place in status.positions)
+
+
 def test_two_processes_of_a_role_share_its_partitions_and_one_takes_over_from_the_other(
     make: Callable[..., System],
 ) -> None:

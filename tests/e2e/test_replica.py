@@ -40,6 +40,31 @@ class Wilful(base.Classifier):
 
 loop = Loop(name={name!r}, task="binary", model=Wilful(), partitions=2)
 """
+SLOW = """
+from time import perf_counter
+
+from river import base, linear_model
+from streams import Loop
+
+
+class Slow(base.Classifier):
+    '''Takes 10 ms for a lesson, as large forests do.'''
+
+    def __init__(self):
+        self._inner = linear_model.LogisticRegression()
+
+    def learn_one(self, x, y):
+        ready = perf_counter() + 0.01
+        self._inner.learn_one(x, y)
+        while perf_counter() < ready:
+            pass
+
+    def predict_proba_one(self, x):
+        return self._inner.predict_proba_one(x)
+
+
+loop = Loop(name={name!r}, task="binary", model=Slow(), partitions=2)
+"""
 BY_COUNTRY = """
 from river import compose, linear_model
 from streams import Loop
@@ -268,3 +293,31 @@ def test_a_model_that_does_not_replay_is_served_from_the_learners_snapshots(
         return status is not None and status.numbers.get("snapshots_taken", 0) > 0
 
     await_that(taken, what="the predictor's heartbeat tells of the snapshot it took")
+
+
+def test_a_replica_that_fell_far_behind_takes_the_next_snapshot_and_folds_on_from_it(
+    make: Callable[..., System],
+) -> None:
+    """Six seconds of lessons wait for it when it wakes up, and the learner has done them meanwhile."""
+    system = make(SLOW, snapshot_interval_s=0.5)
+    system.await_running(system.start("predictor"), system.start("learner"))
+    teach(system, range(100))
+    await_served(system, "predictor-1", ends_of_keys(system))
+    system.send_signal("predictor-1", signal.SIGSTOP)
+    teach(system, range(100, 700))
+    system.send_signal("predictor-1", signal.SIGCONT)
+
+    def taken() -> bool:
+        status = system.status("predictor-1")
+        return status is not None and status.numbers.get("snapshots_taken", 0) > 0
+
+    await_that(taken, what="a snapshot is taken")
+    teach(system, range(700, 710))
+    await_served(system, "predictor-1", ends_of_keys(system))
+    status = system.status("predictor-1")
+    assert status is not None
+    assert status.numbers["drifts"] == 0
+    assert status.notes == []
+    assert_answers_of(
+        expected(system, range(710)), answers(system, [f"e{n:05}" for n in range(20)])
+    )

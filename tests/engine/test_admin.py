@@ -121,6 +121,7 @@ def test_everything_that_is_off_is_told_together_with_the_command_that_mends_it(
         f"{unique}.models max.message.bytes": "1000",
         f"{unique}.feedback message.timestamp.type": "CreateTime",
         f"{unique}.feedback retention.bytes": "1000",
+        f"{unique}.feedback max.message.bytes": "1048588",
     }
     expected = {mistake.name: mistake.expected for mistake in found}
     assert "Loop(partitions=3)" in expected[f"{unique}.predictions partitions"]
@@ -293,10 +294,37 @@ def test_rights_that_are_refused_are_told_with_the_command_that_grants_them(
     await_check(app, spec, "")
 
 
-def allow(root: AdminClient, topic: str, operation: AclOperation) -> None:
+def test_a_role_is_told_all_rights_that_it_lacks_before_it_would_wait_in_silence(
+    secured: Secured, unique: str
+) -> None:
+    app, root = admin.connect(secured.as_user("app")), admin.connect(secured.as_user("root"))
+    specs = [TopicSpec(f"{unique}.{n}", 1, {"cleanup.policy": "delete"}) for n in ("in", "out")]
+    admin.create(root, specs, 1)
+    (read, written), group = (spec.name for spec in specs), f"{unique}.predictor"
+    assert admin.rights(root, [read], [written], group) == []
+    found = {
+        mistake.name: mistake.expected for mistake in admin.rights(app, [read], [written], group)
+    }
+    assert f"--operation Read --topic {read}" in found[read]
+    assert f"--operation Write --topic {written}" in found[written]
+    assert f"--operation Read --group {group}" in found[f"group {group}"]
+    allow(root, read, AclOperation.READ)
+    allow(root, written, AclOperation.WRITE)
+    allow(root, group, AclOperation.READ, ResourceType.GROUP)
+    deadline = time.monotonic() + 10
+    while admin.rights(app, [read], [written], group):
+        assert time.monotonic() < deadline, "the broker has heard of the rights"
+
+
+def allow(
+    root: AdminClient,
+    name: str,
+    operation: AclOperation,
+    kind: ResourceType = ResourceType.TOPIC,
+) -> None:
     binding = AclBinding(
-        ResourceType.TOPIC,
-        topic,
+        kind,
+        name,
         ResourcePatternType.LITERAL,
         "User:app",
         "*",

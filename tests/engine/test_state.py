@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.core.entry import decode
 from streams.core.errors import BadRecord, ConfigError, Conflict, Unavailable
 from streams.core.events import Example, Feedback, Outcome, Prediction, Review
 from streams.core.topics import partition_of
@@ -147,6 +148,11 @@ class Worker:
         self.state.apply(captured)
         self._step("apply", until)
 
+    def recounted(self) -> int:
+        """How many predictions wait, event by event."""
+        keys = {b"e" + (record.key or b"") for log in self.kafka.logs.values() for record in log}
+        return sum(decode(held).pending for held in self.state.load(list(keys)).values() if held)
+
     def _step(self, name: str, until: str) -> None:
         if name == until:
             raise Crash
@@ -233,6 +239,7 @@ def test_any_crash_at_any_step_with_any_topic_committed_gives_the_same_results(
                 lives += action == "lose"
                 disk = str(how[0]) if how else f"new-{lives}"
                 worker = Worker(kafka, Path(folder) / disk)
+            assert worker.state.pending == worker.recounted()
         for topic in TOPICS:
             worker.read(topic, len(logs[topic]))
         worker.wait()
@@ -336,6 +343,7 @@ def test_when_nothing_waits_any_more_nothing_is_kept(
 ) -> None:
     logs = some_logs()
     partition.predictions(logs[P])
+    assert state.pending == 5
     commit(state)
     partition.feedback(logs[F])
     commit(state)
@@ -343,6 +351,7 @@ def test_when_nothing_waits_any_more_nothing_is_kept(
         partition.advance(predictions=FAR, feedback=FAR)
         commit(state)
     assert not partition.behind
+    assert state.pending == 0
     keys = [b"e" + record.key for of_topic in logs.values() for record in of_topic if record.key]
     assert set(state.load(keys).values()) == {None}
     assert state.due(FAR * 9, 1000).keys == []

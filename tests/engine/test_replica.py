@@ -1,0 +1,107 @@
+"""A predictor's replica without a broker: what it does with lessons and snapshots in the order in which they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from confluent_kafka import Message
+
+from streams.core.errors import Unavailable
+from streams.core.events import Example
+from streams.core.fold import Fold
+from streams.core.lineage import BEGINNING
+from streams.engine.codec import Codec
+from streams.engine.log import Opening
+from streams.engine.replica import Replica
+from streams.engine.snapshots import SnapshotReader
+from tests.core.logs import binary_fold, logistic
+from tests.e2e.system import lesson
+
+CODEC = Codec()
+
+
+class Registry(Codec):
+    """A codec whose registry is down for a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down = 0
+
+    def decode_as(self, cls: Any, data: bytes | None) -> Any:
+        """Decodes, unless the registry is down."""
+        if self.down:
+            self.down -= 1
+            message = "the registry is down"
+            raise Unavailable(message)
+        return super().decode_as(cls, data)
+
+
+class Log:
+    """A log of nothing: the replica is given its lessons by hand."""
+
+    examples, models = "loop.examples", "loop.models"
+
+    def new_fold(self, *, scores: bool) -> Fold:
+        """An unlearned model."""
+        return binary_fold(logistic(), scored=scores)
+
+
+@pytest.fixture
+def codec() -> Registry:
+    return Registry()
+
+
+@pytest.fixture
+def replica(codec: Registry) -> Replica:
+    made = Replica(Log(), codec, replays=True)  # type: ignore[arg-type]  # all that is asked of a log here
+    reader = SnapshotReader(codec.decode, lambda manifest, chunks: b"")
+    made._opening = Opening(reader, lineage={0: BEGINNING})
+    return made
+
+
+@pytest.fixture
+def come(replica: Replica) -> Callable[[range], None]:
+    """Has lessons come, as the reading thread would."""
+
+    def of(numbers: range) -> None:
+        for number in numbers:
+            value = CODEC.encoder(Example, "any")(lesson(number))
+            message = Message(topic=Log.examples, partition=0, offset=number, key=b"", value=value)
+            replica._pending.append((0, message))
+
+    return of
+
+
+def test_a_lesson_that_cannot_be_read_now_is_folded_later_and_none_is_passed_over(
+    replica: Replica, codec: Registry, come: Callable[[range], None]
+) -> None:
+    """A version that says three lessons must hold three."""
+    come(range(3))
+    codec.down = 2
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            replica.fold(1.0)
+        assert replica.serving("").learned == 0
+    assert not replica.fold(1.0)
+    assert replica.versions == {"": 3}
+    assert replica.serving("").learned == 3
+
+
+def test_folding_stops_when_its_time_is_over_and_goes_on_with_the_next_call(
+    replica: Replica, come: Callable[[range], None]
+) -> None:
+    come(range(50))
+    assert replica.fold(0.0)
+    assert replica.serving("").learned == 1
+    while replica.fold(0.0):
+        continue
+    assert replica.serving("").learned == 50
+
+
+def test_a_reading_thread_that_died_is_not_left_unnoticed(replica: Replica) -> None:
+    """It would serve its last version for ever, and say nothing."""
+    replica._failure = RuntimeError("a bug")
+    with pytest.raises(RuntimeError, match="a bug"):
+        replica.fold(1.0)
