@@ -21,7 +21,7 @@ from streams.core.errors import BadRecord, ConfigError, Mistake, StreamsError, U
 
 ASK_AGAIN_S = 30.0
 """An id that the registry did not know is not asked for again at once: garbage would cost a request per record."""
-BUSY = (408, 429)
+BUSY, CONFLICT = (408, 429), 409
 
 
 class SchemaRegistry:
@@ -45,12 +45,21 @@ class SchemaRegistry:
         if subject not in self._ids:
             given = Schema(json.dumps(schema), "AVRO")
             try:
-                found = self._client.register_schema(subject, given, normalize_schemas=True)
+                found = self._registered(subject, given)
             except (SchemaRegistryError, OAuthTokenError, httpx.HTTPError) as error:
                 raise self._refused(subject, error) from error
             self._ids[subject] = found
             self._schemas[found] = schema
         return self._ids[subject]
+
+    def _registered(self, subject: str, given: Schema) -> int:
+        try:
+            return self._client.register_schema(subject, given, normalize_schemas=True)
+        except SchemaRegistryError as error:
+            if error.http_status_code != CONFLICT:
+                raise
+            # It does not fit the schema before it; or another worker registers the same one right now.
+            return self._client.register_schema(subject, given, normalize_schemas=True)
 
     def schema(self, schema_id: int) -> dict[str, Any]:
         """The schema of an id; BadRecord if there is none, or it is not Avro."""

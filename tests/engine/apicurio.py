@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import socket
 import subprocess
 import tarfile
@@ -69,6 +70,11 @@ class Apicurio:
             assert self._process.poll() is None, self._log.read_text()[-2000:]
             assert time.monotonic() < deadline, self._log.read_text()[-2000:]
             time.sleep(0.1)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Stops it in its tracks (SIGSTOP), with all that it knows, or lets it go on (SIGCONT)."""
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def stop(self) -> None:
         if self._process is not None:
