@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 import pytest
+from confluent_kafka.admin import NewTopic
 
 from streams.broker import Broker
 from streams.core.events import Example, Input, Outcome, Prediction, Review, Snapshot
@@ -50,7 +51,7 @@ class Flow:
     def await_more(self, count: int) -> None:
         """Waits until so many more were sent."""
         enough = len(self.sent) + count
-        await_that(lambda: len(self.sent) >= enough)
+        await_that(lambda: len(self.sent) >= enough, 120)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -215,7 +216,48 @@ def partitions(system: System, worker: str) -> int:
     return len(status.positions) if status is not None and status.state == "running" else 0
 
 
-def test_the_broker_is_killed_and_comes_back_and_every_role_lives_on(
+def test_an_intake_that_is_killed_ended_and_helped_loses_no_label_and_none_is_learned_twice(
+    broker: Kafka, tmp_path: Path, unique: str
+) -> None:
+    labels = f"{unique}-labels"
+    more = f'labels=[Source("{labels}", event_id="id", label="truth")],'
+    with System(
+        broker.bootstrap, tmp_path, name=unique, more=more, commit_interval_s=0.3
+    ) as system:
+        system.admin.create_topics([NewTopic(labels, 3, 1)])[labels].result(30)
+        system.prepare()
+        system.start_all()
+        system.send_inputs(ids := [f"e{n:04}" for n in range(200)])
+        system.await_ids("predictions", ids)
+        places = set()
+
+        def label(some: list[str]) -> None:
+            for event_id in some:
+                told = f'{{"id": "{event_id}", "truth": true}}'.encode()
+                partition, offset = system.write(labels, told)
+                places.add(f"{labels}-{partition}-{offset}")
+
+        label(ids[:50])
+        system.await_ids("outcomes", ids[:10])
+        system.end("intake-1", signal.SIGKILL)
+        label(ids[50:100])
+        system.await_running(system.start("intake"), system.start("intake", "intake-2"))
+        await_that(lambda: shares(system, "intake") in ([1, 2], [2, 1]), 60, "two intakes")
+        label(ids[100:150])
+        began = time.monotonic()
+        assert system.end("intake-1") == 0
+        assert time.monotonic() - began < 5
+        label(ids[150:])
+        system.await_ids("outcomes", places, "feedback_id")
+        statuses = Counter(
+            (each.feedback_id, each.status) for each in system.records("outcomes", Outcome)
+        )
+        assert {place for place, status in statuses if status == "learned"} == places
+        assert {status for _, status in statuses} <= {"learned", "duplicate"}
+        assert sum(n for (_, status), n in statuses.items() if status == "learned") == 200
+
+
+def test_the_broker_is_away_for_a_minute_and_every_role_lives_on(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, unique: str
 ) -> None:
     broker = Broker(tmp_path_factory.mktemp("mortal"))
@@ -225,7 +267,7 @@ def test_the_broker_is_killed_and_comes_back_and_every_role_lives_on(
         with Flow(system, 100) as flow:
             flow.await_more(100)
             broker.kill()
-            flow.await_more(300)
+            flow.await_more(6_000)
             broker.start()
             flow.await_more(100)
         assert_nothing_lost(system, flow.sent)
