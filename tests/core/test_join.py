@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from river import naive_bayes, stream, tree
+from river import linear_model, naive_bayes, optim, preprocessing, stream, tree
 
 from streams.core.entry import ALONE, Entry, Given, Held, decode, encode
 from streams.core.errors import BadRecord, Conflict
@@ -501,9 +501,20 @@ DELAYED = {
         250: 0.878000,
         500: 0.881333,
     },
+    "slow logistic": {
+        1: 0.887200,
+        10: 0.881600,
+        50: 0.879200,
+        100: 0.860800,
+        250: 0.818400,
+        500: 0.765600,
+    },
 }
 MODELS: dict[str, Callable[[], Any]] = {
     "logistic": logistic,
+    "slow logistic": lambda: (
+        preprocessing.StandardScaler() | linear_model.LogisticRegression(optim.SGD(0.005))
+    ),
     "bayes": naive_bayes.GaussianNB,
     "tree": tree.HoeffdingTreeClassifier,
 }
