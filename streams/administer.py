@@ -29,9 +29,10 @@ def topics_create(loop: str, bootstrap: str | None) -> None:
 
     Example: counterpoint topics create phishing
     """
-    from streams.bootstrap import prepare
+    from streams import operate, show
 
-    prepare(*found(loop, bootstrap), say)
+    with show.waiting("preparing the topics"):
+        operate.prepare(*found(loop, bootstrap), say)
     say("all topics are there")
 
 
@@ -188,10 +189,9 @@ def models_list(loop: str, as_json: bool, bootstrap: str | None) -> None:
 
     Example: counterpoint models list phishing
     """
-    from streams import bootstrap as root
-    from streams import show
+    from streams import operate, show
 
-    snapshots = root.models(*found(loop, bootstrap))
+    snapshots = operate.models(*found(loop, bootstrap))
     if as_json:
         print_json([show.jsonable(snapshot) for snapshot in snapshots])
     elif snapshots:
@@ -228,13 +228,15 @@ def models_show(loop: str, snapshot_id: str, as_json: bool, bootstrap: str | Non
 def models_seed(loop: str, file: Path, bootstrap: str | None) -> None:
     """Start a loop from labelled history, or a trained model.
 
-    FILE is CSV, JSON lines or Avro with the right answers, or a pickled River model. Writes examples; a loop that has learned something already refuses it.
+    FILE is CSV, JSON lines or Avro with the right answers in the column label, or a pickled River model. Writes examples. History may come at any time, and what was seeded before teaches nothing again; a trained model can only be the beginning.
 
     Example: counterpoint models seed phishing history.csv
     """
     from streams import bootstrap as root
+    from streams import show
 
-    count = root.seed(*found(loop, bootstrap), file)
+    with show.waiting(f"seeding from {file.name}"):
+        count = root.seed(*found(loop, bootstrap), file)
     say(f"seeded with {count:,} lessons" if count else "seeded with the trained model")
 
 
@@ -252,10 +254,11 @@ def models_adopt(loop: str, mode: str | None, why: str, bootstrap: str | None) -
 
     Example: counterpoint models adopt phishing --refold --why "a larger learning rate"
     """
-    from streams import bootstrap as root
+    from streams import operate, show
 
     if mode is None:
         message = "give one of --refold, --continue, --fresh"
         raise click.UsageError(message)
-    root.adopt(*found(loop, bootstrap), mode, why)
+    with show.waiting("adopting the model"):
+        operate.adopt(*found(loop, bootstrap), mode, why)
     say("adopted; start the roles again")

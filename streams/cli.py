@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any
 
@@ -18,6 +19,7 @@ from streams.core.errors import Unavailable
 from streams.terminal import HELP, as_json, found, on_kafka, on_loop, print_json, print_table, say
 
 ROLES = ("predictor", "joiner", "learner", "intake")
+WAIT_S = 30.0
 
 
 class InOrder(click.Group):
@@ -67,14 +69,18 @@ def up(loop: str, bootstrap: str | None) -> None:
 
     Example: counterpoint up phishing
     """
-    from streams.bootstrap import prepare
-    from streams.supervisor import Supervisor, workers
+    from streams import operate, show
+    from streams.supervisor import Supervisor, once_all, print_lines, workers
 
     the_loop, settings = found(loop, bootstrap)
-    prepare(the_loop, settings, say)
     roles = [role for role in ROLES if role != "intake" or the_loop.labels]
     env = {**os.environ, "COUNTERPOINT_BOOTSTRAP": settings.bootstrap}
-    sys.exit(Supervisor(workers(loop, roles), env).run())
+    with ExitStack() as shown:
+        words = shown.enter_context(show.waiting("preparing the topics"))
+        operate.prepare(the_loop, settings, say)
+        words(f"starting {', '.join(roles)}")
+        lines = once_all(roles, shown.close, print_lines(roles))
+        sys.exit(Supervisor(workers(loop, roles), env, say=lines).run())
 
 
 @commands.command()
@@ -112,8 +118,8 @@ def send(loop: str, file: Any, event_id: str, bootstrap: str | None) -> None:
     from streams import operate, show
 
     the_loop, settings = found(loop, bootstrap)
-    with show.reading(file) as watched:
-        count = operate.send(the_loop, settings, watched, event_id)
+    with show.reading(file) as (watched, tell):
+        count = operate.send(the_loop, settings, watched, event_id, tell)
     say(f"sent {count:,} events")
 
 
@@ -145,7 +151,8 @@ def feedback(
     ):
         message = "give one of --label, --accept, --reject, --abstain"
         raise click.UsageError(message)
-    told = operate.feedback(*found(loop, bootstrap), event_id, wait=wait, **verdict)
+    wait_s = WAIT_S if wait else 0
+    told = operate.feedback(*found(loop, bootstrap), event_id, wait_s=wait_s, **verdict)
     if as_json:
         print_json(told)
     else:
@@ -216,11 +223,10 @@ def audit(loop: str, settled: bool, as_json: bool, bootstrap: str | None) -> Non
 
     Example: counterpoint audit phishing
     """
-    from streams import bootstrap as root
-    from streams import show
+    from streams import operate, show
 
     with show.progress() as progress:
-        report = root.audit(*found(loop, bootstrap), settled, progress)
+        report = operate.audit(*found(loop, bootstrap), settled=settled, progress=progress)
     if as_json:
         print_json(report.as_json())
     else:
@@ -238,15 +244,11 @@ def broker(port: int | None) -> None:
 
     Example: counterpoint broker --port 9092
     """
-    from streams.broker import Broker
     from streams.config import Settings
     from streams.supervisor import signals_set
 
-    ended = threading.Event()
-    with (
-        signals_set(ended),
-        Broker(port=port, cache_dir=Settings.from_env(os.environ).cache_dir) as running,
-    ):
+    ended, cache_dir = threading.Event(), Settings.from_env(os.environ).cache_dir
+    with signals_set(ended), terminal.started(None, port, cache_dir) as running:
         click.echo(running.bootstrap)
         say(f"its log is {running.log}; Ctrl-C ends it")
         while not ended.wait(1.0):

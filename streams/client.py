@@ -21,7 +21,7 @@ from time import monotonic, time
 from types import TracebackType
 from typing import Any, ParamSpec, Required, TypedDict, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, Message, TopicPartition
 from typing_extensions import override
 
 from streams.config import Settings
@@ -52,7 +52,7 @@ from streams.core.topics import (
 )
 from streams.engine.codec import Codec, Record
 from streams.engine.producer import Outputs
-from streams.engine.reader import partitions_of
+from streams.engine.reader import patiently
 from streams.follower import CHUNK, POLL_S, Follower, Recent, connect, ends_of, refusal
 
 T = TypeVar("T")
@@ -62,6 +62,8 @@ R = TypeVar("R", bound=Record)
 MAX_ID_BYTES = 512
 KEPT = 100_000
 """Predictions, outcomes and refusals that a client keeps of each, for those who wait for them."""
+ANSWER_S = 10.0
+"""A Kafka that has not answered for so long is not there."""
 DELIVERY_TIMEOUT_S = 60.0
 ALIVE_S = 5.0
 """A worker that has not been heard of for so long is not waited for; they beat every second."""
@@ -278,18 +280,20 @@ class Client:
     def _require(self, topic: str) -> None:
         consumer = connect(self._kafka)
         try:
-            partitions_of(consumer, topic)
-        except Unavailable as error:
-            message = (
-                f"{error}. Is the loop called {self.loop!r}, and were its topics made (`counterpoint topics create`)? "
-                "A loop that reads a topic of yours gets its inputs there"
+            told = patiently(
+                lambda left_s: consumer.list_topics(topic, timeout=left_s),
+                f"Kafka at {self._kafka['bootstrap.servers']} does not answer",
+                ANSWER_S,
             )
-            raise NotFound(message) from error
-        except KafkaException as error:
-            message = f"Kafka at {self._kafka['bootstrap.servers']} does not answer: {error.args[0].str()}"
-            raise Unavailable(message) from error
         finally:
             consumer.close()
+        error = told.topics[topic].error
+        if error is not None:
+            message = (
+                f"topic {topic}: {error.str()}. Is the loop called {self.loop!r}, and were its topics made "
+                "(`counterpoint topics create`)? A loop that reads a topic of yours gets its inputs there"
+            )
+            raise NotFound(message)
 
     def flush(self) -> None:
         """Wait until everything sent is delivered.
@@ -360,7 +364,7 @@ class Client:
         duplicate = seen.duplicates.get(feedback_id)
         if duplicate is not None:
             return duplicate
-        late = self._late(f"outcome of feedback {feedback_id!r}", "joiner and learner", timeout)
+        late = self._late(f"outcome of feedback {feedback_id!r}", "any joiner and learner", timeout)
         raise TimeoutError(f"{late} A verdict on an event without a prediction waits for one.")
 
     def wait_served(self, model_version: int, timeout: float = 30.0, model_key: str = "") -> None:
@@ -397,7 +401,7 @@ class Client:
             else ""
         )
         return (
-            f"no {what} within {timeout:g} s: is {who} of loop {self.loop!r} running (`counterpoint status` tells)? "
+            f"no {what} within {timeout:g} s: does {who} of loop {self.loop!r} run (`counterpoint status` tells)? "
             f"What came before this client was first used is not seen.{dropped}"
         )
 

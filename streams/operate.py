@@ -1,26 +1,31 @@
 """What an operator asks of a running loop: how it is, what is on its topics, what could not be used.
 
-Everything is read from the topics, outside of any consumer group; only ``send`` and ``retry`` write.
+Everything is read from the topics, outside of any consumer group.  Kafka is asked first whether it is there at all, and
+has the topics: what reads and writes them would wait for longer, and tell less.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import time
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from streams import bootstrap
+from streams.audit import Report as Recount
 from streams.config import Settings
 from streams.core.errors import BadRecord, ConfigError, Conflict, NotFound, Unavailable
 from streams.core.events import DeadLetter, Input, Label, Snapshot, Status
+from streams.core.model import seeded
 from streams.core.topics import (
     DEAD_LETTERS,
     EXAMPLES,
     FEEDBACK,
     INPUTS,
+    MODELS,
     PREDICTIONS,
     STATUS,
     TopicSpec,
@@ -30,6 +35,7 @@ from streams.engine import admin, reader
 from streams.engine.codec import Codec
 from streams.engine.producer import Outputs
 from streams.files import inputs, rows, value_of
+from streams.follower import refusal as is_refused
 from streams.loop import Loop
 from streams.show import jsonable
 
@@ -41,9 +47,30 @@ SILENT_MS = 15_000
 """Workers beat every second; one that was not heard of for so long is gone."""
 REBUILT_PER_S = 100_000
 """Records that a joiner which lost its disk takes in per second, at least (``make bench``)."""
-WAIT_S = 30.0
+ANSWER_S = 10.0
+"""A Kafka that has not answered for so long is not there."""
 RETRIED = "retried"
 """Stage of the copy of a dead letter which says that its record was sent again."""
+
+
+def reach(settings: Settings) -> AdminClient:
+    """A client of a Kafka that has answered.
+
+    Raises:
+        Unavailable: None does.
+    """
+    return admin.connect(settings.kafka(), ANSWER_S)
+
+
+def require(loop: Loop, settings: Settings, *suffixes: str) -> None:
+    """Sees that Kafka answers and has these topics of the loop.
+
+    Raises:
+        NotFound: One is not there.
+        Unavailable: The broker does not answer.
+    """
+    specs = topics(loop)
+    admin.topic_ids(reach(settings), [specs[suffix].name for suffix in suffixes])
 
 
 class Place(NamedTuple):
@@ -105,15 +132,17 @@ def status(loop: Loop, settings: Settings) -> Report:
     """How the workers of a loop are, by the ``status`` topic and the broker's ends.
 
     Raises:
-        Unavailable: The broker does not answer, or has no such topics.
+        NotFound: The loop's topics are not there.
+        Unavailable: The broker does not answer.
     """
+    require(loop, settings, STATUS)
     specs, kafka, codec = topics(loop), settings.kafka(), bootstrap.codec(settings)
     beats: dict[bytes | None, tuple[int, Status]] = {}
     for message in reader.to_end(kafka, specs[STATUS].name):
         data = message.value()
         if data is not None:
             beats[message.key()] = (message.timestamp()[1], codec.decode_as(Status, data))
-    read = [specs["inputs"].name, specs[PREDICTIONS].name, specs[FEEDBACK].name]
+    read = [specs[INPUTS].name, specs[PREDICTIONS].name, specs[FEEDBACK].name]
     read += [specs[EXAMPLES].name, *(str(source.topic) for source in loop.labels)]
     return report(loop.name, list(beats.values()), ends(kafka, read), _broker_now(beats.values()))
 
@@ -170,9 +199,6 @@ def bounds(kafka: Kafka, names: Iterable[str]) -> dict[TP, tuple[int, int]]:
             for name in names
             for partition in reader.partitions_of(consumer, name)
         }
-    except KafkaException as error:
-        message = f"the broker does not answer: {error.args[0].str()}"
-        raise Unavailable(message) from error
     finally:
         consumer.close()
 
@@ -191,7 +217,13 @@ class Rebuild(NamedTuple):
 
 
 def rebuild(loop: Loop, settings: Settings) -> Rebuild:
-    """What a lost disk would take: the joiner's state is rebuilt from predictions and feedback."""
+    """What a lost disk would take: the joiner's state is rebuilt from predictions and feedback.
+
+    Raises:
+        NotFound: These topics are not there.
+        Unavailable: The broker does not answer.
+    """
+    require(loop, settings, PREDICTIONS, FEEDBACK)
     specs = topics(loop)
     found = bounds(settings.kafka(), [specs[PREDICTIONS].name, specs[FEEDBACK].name])
     records = sum(high - low for low, high in found.values())
@@ -237,10 +269,11 @@ def tail(
     """The records of a topic as they come, for ever; those that are there already only if asked for.
 
     Raises:
-        NotFound: The loop has no such topic.
-        Unavailable: The broker does not answer, or has no such topic.
+        NotFound: The loop has no such topic, or it is not there.
+        Unavailable: The broker does not answer, or refuses.
     """
     kafka, codec, name = settings.kafka(), bootstrap.codec(settings), topic_of(loop, topic)
+    admin.topic_ids(reach(settings), [name])
     begin = [
         TopicPartition(name, partition, low if from_beginning else high)
         for (_, partition), (low, high) in bounds(kafka, [name]).items()
@@ -254,8 +287,12 @@ def _followed(kafka: Kafka, codec: Codec, begin: list[TopicPartition]) -> Iterat
         consumer.assign(begin)
         while True:
             for message in consumer.consume(500, 0.2):
-                if message.error() is None:
+                error = message.error()
+                if error is None:
                     yield told(codec, message)
+                elif is_refused(error):
+                    reason = f"{message.topic()} cannot be read: {error.str()}"
+                    raise Unavailable(reason)
     finally:
         consumer.close()
 
@@ -311,9 +348,10 @@ def dead_letters(loop: Loop, settings: Settings, ids: Sequence[str] = ()) -> lis
     """The dead letters of a loop, newest first, or those of these ids, in that order.
 
     Raises:
-        NotFound: There is no dead letter of such an id.
-        Unavailable: The broker does not answer, or has no such topic.
+        NotFound: There is no dead letter of such an id, or no topic for them.
+        Unavailable: The broker does not answer.
     """
+    require(loop, settings, DEAD_LETTERS)
     codec = bootstrap.codec(settings)
     found = letters(
         (message.partition() or 0, message.offset() or 0, codec.decode_as(DeadLetter, data))
@@ -374,8 +412,8 @@ def refusal(letter: Letter, examples: str) -> str:
 def retry(loop: Loop, settings: Settings, ids: Sequence[str] = ()) -> list[Letter]:
     """Sends the original records again, to where they came from, and notes that beside each dead letter.
 
-    Without ids: all that can be.  The note is written once the records are delivered; after a crash between the two
-    they may be sent again.
+    Without ids: all that can be, in the order in which they failed, since the last verdict on an event counts.  The
+    note is written once the records are delivered; after a crash between the two they may be sent again.
 
     Returns:
         The dead letters whose records were sent.
@@ -390,7 +428,8 @@ def retry(loop: Loop, settings: Settings, ids: Sequence[str] = ()) -> list[Lette
     refused = [why for letter in found if (why := refusal(letter, examples))]
     if ids and refused:
         raise Conflict("; ".join(refused))
-    chosen = [letter for letter in found if not refusal(letter, examples)]
+    in_order = found if ids else reversed(found)
+    chosen = [letter for letter in in_order if not refusal(letter, examples)]
     outputs = Outputs(settings.kafka())
     for letter in chosen:
         original = letter.letter
@@ -413,18 +452,27 @@ def _note(loop: Loop, outputs: Outputs, codec: Codec, sent: Iterable[Letter]) ->
     outputs.flush()
 
 
-def send(loop: Loop, settings: Settings, file: BinaryIO, event_id: str = "event_id") -> int:
-    """Sends the events of a file to the loop's own inputs, and returns how many there were.
+def send(
+    loop: Loop,
+    settings: Settings,
+    file: BinaryIO,
+    event_id: str = "event_id",
+    tell: Callable[[int], None] = lambda count: None,
+) -> int:
+    """Sends the events of a file to the loop's own inputs, and returns how many there were; tells each count.
 
     Raises:
         Conflict: The loop reads a topic of the user's.
         BadRecord: A row cannot be read; those before it were sent.
+        NotFound: The loop's inputs are not there.
+        Unavailable: The broker does not answer, or did not take them all.
     """
     if loop.inputs.topic is not None:
         message = (
             f"{loop.name} reads {loop.inputs.topic}, which is yours: send your own records there"
         )
         raise Conflict(message)
+    require(loop, settings, INPUTS)
     topic, outputs = topics(loop)[INPUTS].name, Outputs(settings.kafka())
     encode, count = bootstrap.codec(settings).encoder(Input, topic), 0
     try:
@@ -432,6 +480,7 @@ def send(loop: Loop, settings: Settings, file: BinaryIO, event_id: str = "event_
             outputs.send(topic, encode(event), event.event_id.encode())
             outputs.poll()
             count += 1
+            tell(count)
     except BadRecord as error:
         message = f"{error}; the {count:,} events before it were sent"
         raise BadRecord(message) from error
@@ -493,25 +542,34 @@ def feedback(
     settings: Settings,
     event_id: str,
     *,
-    wait: bool = False,
+    wait_s: float = 0,
     label: str | None = None,
     **verdict: Any,
 ) -> dict[str, Any]:
     """Gives a verdict on an event; tells its feedback id and, if that is waited for, what became of it.
 
     Raises:
-        NotFound: The loop has no such label.
-        Unavailable: What became of it is not known in time.
+        NotFound: The loop has no such label, or its topics are not there.
+        Unavailable: What became of it is not known in time; or the broker does not answer.
     """
     from streams.client import Client
 
     if label is not None:
         verdict["label"] = label_of(loop, label)
-    with Client(loop=loop.name, bootstrap=settings.bootstrap) as client:
+    require(loop, settings, FEEDBACK)
+    with Client(loop.name, settings=settings) as client:
         feedback_id = client.send_feedback(event_id, **verdict)
-        if not wait:
+        if not wait_s:
             return {"feedback_id": feedback_id}
-        outcome = client.wait_outcome(feedback_id, timeout=WAIT_S)
+        try:
+            outcome = client.wait_outcome(feedback_id, wait_s)
+        except TimeoutError as error:
+            message = (
+                f"feedback {feedback_id} was sent, and nothing became of it within {wait_s:g} s: see with "
+                f"`counterpoint status` whether joiner and learner run, and with `counterpoint tail` whether event "
+                f"{event_id!r} has a prediction, without which it waits"
+            )
+            raise Unavailable(message) from error
     return {
         "feedback_id": feedback_id,
         "status": outcome.status,
@@ -520,16 +578,68 @@ def feedback(
     }
 
 
+def models(loop: Loop, settings: Settings) -> list[Snapshot]:
+    """The stored models of a loop, newest first.
+
+    Raises:
+        NotFound: There is no topic for them.
+        Unavailable: The broker does not answer.
+    """
+    require(loop, settings, MODELS)
+    return bootstrap.models(loop, settings)
+
+
 def snapshot(loop: Loop, settings: Settings, beginning: str) -> Snapshot:
     """The stored model whose id begins so.
 
     Raises:
         NotFound: There is none, or more than one.
     """
-    found = bootstrap.models(loop, settings)
+    found = models(loop, settings)
     chosen = [each for each in found if each.snapshot_id.startswith(beginning)]
     if len(chosen) != 1:
         count = "several stored models begin" if chosen else "no stored model begins"
-        message = f"{count} with {beginning!r}; `counterpoint models list {loop.name}` shows them"
+        message = f"{count} with {beginning!r}; `counterpoint models list` shows them"
         raise NotFound(message)
     return chosen[0]
+
+
+def prepare(loop: Loop, settings: Settings, echo: Callable[[str], None]) -> None:
+    """Creates the topics that are missing, with the first definition of the model, and tells what it chose for the user.
+
+    Raises:
+        ConfigError: Topics are not as they must be, or cannot be made.
+        Unavailable: The broker does not answer.
+    """
+    for seed in seeded(loop.model, loop.name)[1]:
+        echo(f"{seed} was not set: it is derived from the loop's name")
+    bootstrap.prepare(loop, settings, echo)
+
+
+def adopt(loop: Loop, settings: Settings, mode: str, why: str) -> None:
+    """Makes the definition of this code the loop's.
+
+    Raises:
+        Conflict: It is the loop's already, or there is nothing to continue.
+        NotFound: The loop's topics are not there.
+        Unavailable: The broker does not answer.
+    """
+    reach(settings)
+    bootstrap.adopt(loop, settings, mode, why)
+
+
+def audit(
+    loop: Loop, settings: Settings, *, settled: bool, progress: Callable[[str, float], None]
+) -> Recount:
+    """Recounts the loop's promises from its topics.
+
+    Raises:
+        NotFound: The loop's topics are not there.
+        Unavailable: The broker does not answer, or no longer.
+    """
+    reach(settings)
+    try:
+        return bootstrap.audit(loop, settings, settled, progress)
+    except KafkaException as error:
+        message = f"the audit could not read on: {error.args[0].str()}; see that Kafka is up, and start it again"
+        raise Unavailable(message) from error

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rich.console import Console
-from rich.progress import Progress, TaskID, wrap_file
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, wrap_file
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from streams.operate import Letter, Report, Told, Worker
 
 SHORT = 120
+GAUGES = ("behind", "models", "model_bytes", "pending", "unsaved")
+"""Numbers of a heartbeat that tell how much there is: their change per second says little."""
 STATE_STYLES = {"running": "green", "stopped": "dim", "silent": "bold red"}
 
 
@@ -54,6 +56,11 @@ def table(*columns: str, numbers: Iterable[str] = ()) -> Table:
     return made
 
 
+def row(made: Table, *cells: str | Text) -> None:
+    """Adds a row of text as it is: rich would take the brackets in an id or a reason for its markup."""
+    made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
+
+
 def time_of(ms: int) -> str:
     """A time in milliseconds, as people write it."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -72,7 +79,7 @@ def report(told: Report) -> Table:
         status, state = worker.status, Text(worker.state, STATE_STYLES.get(worker.state, "yellow"))
         if worker.state == "silent":
             state.append(f" for {worker.silent_s:.0f} s")
-        head = [status.role, status.worker, state]
+        head: list[str | Text] = [status.role, status.worker, state]
         tail = [
             _versions(status.versions),
             _pending(worker),
@@ -81,9 +88,7 @@ def report(told: Report) -> Table:
         ]
         lags = [(f"{place.topic}-{place.partition}", f"{place.lag:,}") for place in worker.places]
         for i, (place, lag) in enumerate(lags or [("none", "")]):
-            made.add_row(
-                *(head if i == 0 else [""] * 3), place, lag, *(tail if i == 0 else [""] * 4)
-            )
+            row(made, *(head if i == 0 else [""] * 3), place, lag, *(tail if i == 0 else [""] * 4))
     return made
 
 
@@ -104,13 +109,21 @@ def _versions(versions: Mapping[str, int]) -> str:
 
 
 def _pending(worker: Worker) -> str:
+    """A joiner's predictions that wait for a verdict, or the log that a predictor has still to follow."""
     numbers = worker.status.numbers
-    return next((number(numbers[name]) for name in ("pending", "behind") if name in numbers), "")
+    if "pending" in numbers:
+        return f"{numbers['pending']:,.0f}"
+    behind = numbers.get("behind", 0)
+    return f"{behind:,.0f} behind" if behind else ""
 
 
 def _rate(worker: Worker) -> str:
-    ends = [name for name in worker.status.numbers if name.endswith("_per_s")]
-    return " ".join(f"{name[:-6]} {worker.status.numbers[name]:,.0f}" for name in sorted(ends))
+    rates = {
+        name.removesuffix("_per_s"): rate
+        for name, rate in sorted(worker.status.numbers.items())
+        if name.endswith("_per_s") and rate
+    }
+    return " ".join(f"{name} {number(rate)}" for name, rate in rates.items() if name not in GAUGES)
 
 
 def letters(found: Sequence[Letter]) -> Table:
@@ -119,14 +132,15 @@ def letters(found: Sequence[Letter]) -> Table:
     for each in found:
         letter = each.letter
         reason = letter.reason if each.retried is None else f"[{each.retried}] {letter.reason}"
-        made.add_row(
+        row(
+            made,
             each.id,
             time_of(letter.failed_at),
             letter.role,
             letter.stage,
             f"{letter.topic}-{letter.partition}-{letter.offset}",
             letter.event_id or "",
-            Text(reason),
+            reason,
         )
     return made
 
@@ -144,11 +158,9 @@ def specs(found: Iterable[TopicSpec]) -> Table:
                 if retention
                 else ""
             )
-            made.add_row(
-                spec.name, str(spec.partitions), spec.config.get("cleanup.policy", ""), kept
-            )
+            row(made, spec.name, str(spec.partitions), spec.config.get("cleanup.policy", ""), kept)
         else:
-            made.add_row(spec.name, "", "yours", "yours")
+            row(made, spec.name, "", "yours", "yours")
     return made
 
 
@@ -163,7 +175,8 @@ def snapshots(found: Iterable[Snapshot]) -> Table:
             if "." not in name
         )
         counts = [f"{count:,}" for count in (each.version, each.learned, each.size)]
-        made.add_row(
+        row(
+            made,
             each.model_key or "(the only one)",
             *counts,
             metrics,
@@ -177,27 +190,53 @@ def settings(found: Iterable[SettingField]) -> Table:
     """Settings, one line each."""
     made = table("name", "value", "default", "help")
     for each in found:
-        made.add_row(*map(Text, each))
+        row(made, *each)
     return made
 
 
 @contextmanager
-def reading(file: BinaryIO) -> Iterator[BinaryIO]:
-    """The file, with a progress bar on stderr for as long as it is read; of a pipe nobody knows the length."""
-    size = os.fstat(file.fileno()).st_size if file.seekable() else 0
-    if not size:
-        yield file
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on stderr while something takes its time, if anybody can see it; the function given changes its words."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda words: None
         return
-    with wrap_file(
-        file, size, description="sending", console=Console(stderr=True), transient=True
-    ) as watched:
-        yield watched
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(what, total=None)
+        (task,) = bar.tasks
+
+        def say(words: str) -> None:
+            task.description = words  # drawn ten times a second, however often it changes
+
+        yield say
+
+
+@contextmanager
+def reading(file: BinaryIO) -> Iterator[tuple[BinaryIO, Callable[[int], None]]]:
+    """The file, with a progress bar on stderr for as long as it is read; the function given takes the events so far.
+
+    They are only shown for a pipe, of which nobody knows the length.
+    """
+    console = Console(stderr=True)
+    if file.isatty() or not console.is_terminal:  # who types does not need to be told
+        yield file, lambda count: None
+    elif file.seekable() and (size := os.fstat(file.fileno()).st_size):
+        with wrap_file(file, size, description="sending", console=console, transient=True) as bar:
+            yield bar, lambda count: None
+    else:
+        with waiting("sending") as say:
+            yield file, lambda count: say(f"sending: {count:,} events")
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, float], None]]:
-    """A progress bar on stderr; the function given takes what is being done, and the part of it that is, 0 to 1."""
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    """A progress bar on stderr, if anybody can see it; the function given takes what is done, and the part of it, 0 to 1."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what, part: None
+        return
+    with Progress(console=console, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(what: str, part: float) -> None:
@@ -212,7 +251,7 @@ def fields(values: Mapping[str, Any]) -> Table:
     """A record, one line a field."""
     made = table("field", "value")
     for name, value in values.items():
-        made.add_row(name, Text(text(value)))
+        row(made, name, text(value))
     return made
 
 

@@ -55,6 +55,22 @@ def print_lines(names: Sequence[str]) -> Callable[[str, str], None]:
     return say
 
 
+def once_all(
+    names: Sequence[str], act: Callable[[], None], say: Callable[[str, str], None]
+) -> Callable[[str, str], None]:
+    """Says lines as ``say`` does, and acts once, before the line by which each of these names has said something."""
+    silent, lock = set(names), threading.Lock()
+
+    def told(name: str, line: str) -> None:
+        with lock:
+            if silent == {name}:
+                act()
+            silent.discard(name)
+        say(name, line)
+
+    return told
+
+
 def workers(loop: str, roles: Sequence[str]) -> list[tuple[str, list[str]]]:
     """The command lines of one worker of each of these roles."""
     start = [sys.executable, "-m", "streams.cli", "run"]

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +19,7 @@ from streams.core.errors import ConfigError, StreamsError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from streams.broker import Broker
     from streams.config import Settings
     from streams.loop import Loop
 
@@ -44,6 +48,21 @@ def found(loop: str, bootstrap: str | None) -> tuple[Loop, Settings]:
     from streams.loop import load
 
     return load(loop), settings(bootstrap)
+
+
+@contextmanager
+def started(data_dir: Path | None, port: int | None, cache_dir: Path) -> Iterator[Broker]:
+    """A Kafka of our own, with a spinner until it answers; the download that may come before has a bar of its own."""
+    from streams import show
+    from streams.broker import Broker
+    from streams.jars import fetch, read_lock
+
+    fetch(read_lock(), cache_dir / "jars")
+    running = Broker(data_dir, port, cache_dir=cache_dir)
+    with show.waiting("waiting for Apache Kafka"):
+        running.start()
+    with running:
+        yield running
 
 
 def say(message: str) -> None:
@@ -83,5 +102,12 @@ def run(commands: click.Command, args: list[str]) -> int:
         return USAGE
     except StreamsError as error:
         say(str(error))
+        return FAILED
+    except OSError as error:
+        if (
+            error.filename is None
+        ):  # else it is about a file or folder of the user's, which it names
+            raise
+        say(f"{error.filename}: {error.strerror}")
         return FAILED
     return code if isinstance(code, int) else 0

@@ -2,6 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -10,7 +16,7 @@ import pytest
 from confluent_kafka import Message
 from river import linear_model
 
-from streams import bootstrap, operate, show
+from streams import Client, bootstrap, operate, show
 from streams.config import Settings
 from streams.core.errors import BadRecord, ConfigError, Conflict, NotFound, Unavailable
 from streams.core.events import DeadLetter, Header, Input, Position, Status
@@ -95,8 +101,67 @@ def test_a_report_can_be_read_by_people_and_by_programs() -> None:
     found = operate.report("l", [(NOW, beat)], {("l.inputs", 0): 4}, NOW)
     told = json.loads(json.dumps(found.as_json()))
     assert told["workers"][0]["partitions"][0]["lag"] == 3
+    assert told["workers"][0]["numbers"]["pending"] == 3
     drawn = text_of(show.report(found))
     assert all(word in drawn for word in ("predictor", "w-1", "running", "l.inputs-0", "7", "hm"))
+    assert "inputs 2.5" in drawn
+
+
+def test_what_waits_for_a_verdict_is_told_for_each_joiner() -> None:
+    beats = [
+        (NOW, status("joiner", f"j-{n}")._replace(numbers={"pending": 1200.0 + n, "behind": 9.0}))
+        for n in range(2)
+    ]
+    lines = text_of(show.report(operate.report("l", beats, {}, NOW))).splitlines()
+    assert "pending" in lines[0]
+    assert [line.split()[-1] for line in lines[1:]] == ["1,200", "1,201"]
+
+
+def test_rates_are_told_where_something_goes_on() -> None:
+    numbers = {"inputs_per_s": 1234.5, "reviews_per_s": 0.0, "model_bytes_per_s": 7.0}
+    beat = status()._replace(numbers=numbers)
+    drawn = text_of(show.report(operate.report("l", [(NOW, beat)], {}, NOW)))
+    assert "inputs 1,234" in drawn
+    assert "reviews" not in drawn
+    assert "model_bytes" not in drawn
+
+
+def test_what_looks_like_markup_is_shown_as_it_is() -> None:
+    buried = Letter(0, 0, letter(event_id="[red]e", reason="[b] is no number"), None)
+    drawn = text_of(show.letters([buried]))
+    assert "[red]e" in drawn
+    assert "[b] is no number" in drawn
+    note = operate.report("l", [(NOW, status()._replace(notes=["see [1]"]))], {}, NOW)
+    assert "see [1]" in text_of(show.report(note))
+
+
+# What takes its time -------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_drawn_where_nobody_sees_it(capsys: pytest.CaptureFixture[str]) -> None:
+    with show.waiting("seeding") as say, show.progress() as tell:
+        say("seeding more")
+        tell("reading", 0.5)
+    with show.reading(io.BytesIO(b"x")) as (_, count):
+        count(1)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_what_is_waited_for_and_how_many_events_were_piped(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    with show.waiting("seeding [1]") as say:
+        say("still seeding")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "seeding [1]" in err
+    assert "still seeding" in err
+    reads, writes = os.pipe()
+    os.close(writes)
+    with os.fdopen(reads, "rb") as pipe, show.reading(pipe) as (_, tell):
+        tell(1234)
+    assert "sending: 1,234 events" in capsys.readouterr().err
 
 
 # Labels and topics by name -------------------------------------------------------------------------------------------
@@ -247,6 +312,19 @@ def test_a_retry_sends_the_record_as_it_was_and_once(loop: Loop, settings: Setti
         operate.retry(loop, settings, ["0-0"])
 
 
+def test_all_that_failed_is_sent_again_in_the_order_in_which_it_failed(
+    loop: Loop, settings: Settings
+) -> None:
+    codec, outputs = bootstrap.codec(settings), Outputs(settings.kafka())
+    source, target = f"{loop.name}.feedback", f"{loop.name}.dead-letters"
+    for number in range(3):
+        outputs.send(target, codec.encode(target, letter(source, number, value=b"%d" % number)))
+    outputs.flush()
+    assert [each.id for each in operate.retry(loop, settings)] == ["0-0", "0-1", "0-2"]
+    assert [message.value() for message in produced(settings, source)] == [b"0", b"1", b"2"]
+    assert [each.id for each in operate.dead_letters(loop, settings)] == ["0-2", "0-1", "0-0"]
+
+
 def test_the_status_of_a_loop_that_nobody_runs_says_so(loop: Loop, settings: Settings) -> None:
     found = operate.status(loop, settings)
     assert found.workers == ()
@@ -273,6 +351,68 @@ def test_topics_are_checked_and_deleted(loop: Loop, settings: Settings) -> None:
         operate.check(loop, settings)
 
 
-def test_a_loop_without_topics_is_told_so(settings: Settings, unique: str) -> None:
-    with pytest.raises(Unavailable, match=unique):
-        operate.status(loop_named(unique), settings)
+def test_a_lost_disk_takes_the_predictions_and_the_feedback(loop: Loop, settings: Settings) -> None:
+    outputs = Outputs(settings.kafka())
+    for suffix, count in {"predictions": 5, "feedback": 3, "inputs": 7}.items():
+        for number in range(count):
+            outputs.send(f"{loop.name}.{suffix}", b"x", b"%d" % number)
+    outputs.flush()
+    found = operate.rebuild(loop, settings)
+    assert found.records == 8
+    assert "would read 8 predictions and feedback again, in about 1 s" in str(found)
+    assert "in about 20 s" in str(operate.Rebuild(2_000_000, 20.0))
+
+
+def test_a_verdict_of_which_nothing_becomes_in_time_is_told_with_what_to_do(
+    loop: Loop, settings: Settings
+) -> None:
+    with pytest.raises(Unavailable, match=r"was sent, .* within 0\.1 s: .*counterpoint status"):
+        operate.feedback(loop, settings, "e", label="true", wait_s=0.1)
+    (sent,) = produced(settings, f"{loop.name}.feedback")
+    assert sent.key() == b"e"
+
+
+ASKED: dict[str, Callable[[Loop, Settings], object]] = {
+    "status": operate.status,
+    "tail": lambda loop, settings: next(operate.tail(loop, settings, "outcomes")),
+    "topics check": operate.rebuild,
+    "dead letters": operate.dead_letters,
+    "retry": operate.retry,
+    "send": lambda loop, settings: operate.send(loop, settings, io.BytesIO(b"event_id\na\n")),
+    "feedback": lambda loop, settings: operate.feedback(loop, settings, "e", accept=True),
+    "models": operate.models,
+    "adopt": lambda loop, settings: operate.adopt(loop, settings, "fresh", ""),
+    "audit": lambda loop, settings: operate.audit(loop, settings, settled=True, progress=print),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_a_loop_without_topics_is_told_so_at_once(
+    ask: Callable[[Loop, Settings], object], settings: Settings, unique: str
+) -> None:
+    with pytest.raises(NotFound, match=rf"{unique}\.\S+: counterpoint topics create"):
+        ask(loop_named(unique), settings)
+
+
+def test_without_a_kafka_everything_says_so_in_one_sentence(tmp_path: Path, unique: str) -> None:
+    """All at once: each waits for as long as a Kafka may take to answer."""
+    with socket.socket() as taken:  # bound, and not listening: nobody else gets the port
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        asked = (loop_named(unique), Settings(bootstrap=address, state_dir=tmp_path))
+        argv = [sys.executable, "-m", "streams.cli", "demo", "trump", "--bootstrap", address]
+        with (
+            subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as demo,
+            ThreadPoolExecutor(len(ASKED) + 1) as pool,
+            Client(unique, address) as client,
+        ):
+            refused = {name: pool.submit(ask, *asked) for name, ask in ASKED.items()}
+            sent = pool.submit(client.send_feedback, "e", accept=True)
+            told = {name: str(future.exception()) for name, future in refused.items()}
+            assert isinstance(sent.exception(), Unavailable)
+            _, demo_told = demo.communicate(timeout=60)
+    assert f"Kafka at {address} does not answer" in str(sent.exception())
+    assert (demo.returncode, len(demo_told.splitlines())) == (1, 1)
+    for why in (*told.values(), demo_told):
+        assert why.startswith(f"no Kafka at {address} within 10 s: ")
+        assert "Start it (`counterpoint broker` starts one)" in why

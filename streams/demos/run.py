@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from importlib import import_module
@@ -22,6 +22,7 @@ from rich.live import Live
 
 from streams import bootstrap as root
 from streams import demos, operate
+from streams.audit import Report as Recount
 from streams.config import Settings
 from streams.core.errors import Conflict, NotFound, Unavailable
 from streams.core.events import (
@@ -53,8 +54,9 @@ from streams.demos.reviewers import Reviewers
 from streams.engine import reader
 from streams.engine.producer import Outputs
 from streams.loop import Loop, load
-from streams.show import progress
+from streams.show import progress, waiting
 from streams.supervisor import Supervisor, workers
+from streams.terminal import FAILED, started
 
 Event: TypeAlias = tuple[str, Features, Label]
 
@@ -87,17 +89,25 @@ def run(name: str, bootstrap: str | None, *, headless: bool, as_json: bool) -> i
     with ExitStack() as stack:
         settings = stack.enter_context(_surroundings(bootstrap))
         _require_empty(loop, settings)
-        root.prepare(loop, settings, _say)
+        with waiting("preparing the topics"):
+            operate.prepare(loop, settings, _say)
         board = _play(loop, settings, events, _screen(headless, name))
         with progress() as bar:
-            report = root.audit(loop, settings, True, bar)
-        audit = "ok" if report.ok else str(report)
+            report = operate.audit(loop, settings, settled=True, progress=bar)
+    return conclude(board, report, name, bootstrap, as_json=as_json)
+
+
+def conclude(
+    board: Board, report: Recount, name: str, bootstrap: str | None, *, as_json: bool
+) -> int:
+    """Draws the picture of a run into the current directory, tells how it went, and gives the exit code."""
+    audit = "ok" if report.ok else "; ".join(map(str, report.findings))
     picture = Path(f"demo-{name}.png").absolute()
     view.draw(board, name, picture)
     _tell(board, name, audit, picture, bootstrap)
     if as_json:
         click.echo(json.dumps(result(board, audit)))
-    return 0 if audit == "ok" else 1
+    return 0 if report.ok else FAILED
 
 
 @contextmanager
@@ -106,23 +116,18 @@ def _surroundings(bootstrap: str | None) -> Iterator[Settings]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="counterpoint-demo-")))
         if bootstrap is None:
-            from streams.broker import Broker
-
-            settings = root.settings()
             _say("starting Apache Kafka (the first time it is downloaded, 46 MB)")
-            broker = Broker(folder / "broker", cache_dir=settings.cache_dir)
+            broker = started(folder / "broker", None, root.settings().cache_dir)
             bootstrap = stack.enter_context(broker).bootstrap
         yield replace(root.settings(bootstrap), state_dir=folder / "state")
         gc.collect()  # clients in reference cycles would see the broker end, and complain
 
 
 def _require_empty(loop: Loop, settings: Settings) -> None:
-    kafka = settings.kafka()
-    consumer = reader.group_less(kafka)
-    there = consumer.list_topics(timeout=reader.TIMEOUT_S).topics
-    consumer.close()
+    client = operate.reach(settings)
+    there = reader.patiently(lambda left_s: client.list_topics(timeout=left_s), "its topics").topics
     own = [spec.name for spec in topics(loop).values() if spec.name in there]
-    if any(high for _, high in operate.bounds(kafka, own).values()):
+    if any(operate.ends(settings.kafka(), own).values()):
         message = (
             f"{settings.bootstrap} holds an earlier run of this loop: `counterpoint topics delete {loop.name} --yes "
             f"--bootstrap {settings.bootstrap}` makes room"
@@ -142,6 +147,8 @@ def _play(loop: Loop, settings: Settings, events: list[Event], screen: Screen) -
     try:
         with roles:
             _say(f"starting {', '.join(ROLES)}")
+            with waiting("waiting for the roles") as words:
+                stage.await_roles(roles, words)
             stage.play(roles, screen)
     finally:
         stage.close()
@@ -169,13 +176,27 @@ class Stage:
         """Lets go of the broker."""
         self._consumer.close()
 
+    def await_roles(self, roles: Supervisor, tell: Callable[[str], None]) -> None:
+        """Waits until all roles run, and tells for which ones.
+
+        Raises:
+            Unavailable: A role ended, or is late.
+        """
+        deadline = monotonic() + START_S
+        while late := [role for role in ROLES if role not in self.board.running]:
+            tell(f"waiting for {', '.join(late)}")
+            self._watch()
+            _check(roles)
+            if monotonic() > deadline:
+                message = f"not ready within {START_S:g} s: {', '.join(late)}"
+                raise Unavailable(message)
+
     def play(self, roles: Supervisor, screen: Screen) -> None:
         """Runs the whole stream.
 
         Raises:
             Unavailable: A role ended, or nothing went on.
         """
-        self._await_roles(roles)
         with screen:
             began = last_news = monotonic()
             while not self.board.is_settled:
@@ -189,16 +210,6 @@ class Stage:
                 if now - last_news > PATIENCE_S:
                     message = f"nothing has happened for {PATIENCE_S:g} s; missing: {self.board.missing()}"
                     raise Unavailable(message)
-
-    def _await_roles(self, roles: Supervisor) -> None:
-        deadline = monotonic() + START_S
-        while not self.board.running >= set(ROLES):
-            self._watch()
-            _check(roles)
-            if monotonic() > deadline:
-                late = ", ".join(sorted(set(ROLES) - self.board.running))
-                message = f"not ready within {START_S:g} s: {late}"
-                raise Unavailable(message)
 
     def _send_inputs(self, elapsed_s: float) -> None:
         due = min(int(elapsed_s / STREAM_S * len(self._events)) + 1, len(self._events))
