@@ -36,6 +36,7 @@ class Board:
     def __init__(self, total: int, metric: str) -> None:
         self.total, self.metric = total, metric
         self.inputs = self.duplicates = self.refused = self.learned = self.dead_letters = 0
+        self.pending = 0  # predictions that wait for a verdict, as the joiner tells once a second
         self.predicted: set[str] = set()
         self.metrics: dict[str, float] = {}
         self.curve: list[Point] = []
@@ -125,6 +126,8 @@ class Board:
         """A worker's heartbeat came."""
         if status.state == "running":
             self.running.add(status.role)
+        if status.role == "joiner":
+            self.pending = int(status.numbers.get("pending", 0))
         version = max(status.versions.values(), default=0)
         if status.role != "predictor" or version <= self.version:
             return

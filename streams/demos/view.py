@@ -57,7 +57,7 @@ def frame(board: Board, name: str, now: float) -> RenderableType:
     inputs, predictions = board.rates(now)
     figures = Table.grid(padding=(0, 3))
     figures.add_row("inputs/s", f"{inputs:,.0f}", "predictions/s", f"{predictions:,.0f}")
-    figures.add_row("waiting for review", f"{board.waiting:,}", "learned", f"{board.learned:,}")
+    figures.add_row("waiting for a verdict", f"{board.pending:,}", "learned", f"{board.learned:,}")
     figures.add_row(
         "model version", f"{board.version:,}", "dead letters", f"{board.dead_letters:,}"
     )
@@ -88,7 +88,7 @@ def line(board: Board) -> str:
     told = "" if value is None else f", {WORDS[board.metric]} {value:.4f}"
     return (
         f"inputs {board.inputs:,} of {board.total:,}, predictions {len(board.predicted):,}, "
-        f"learned {board.learned:,}, version {board.version:,}{told}"
+        f"waiting for a verdict {board.pending:,}, learned {board.learned:,}, version {board.version:,}{told}"
     )
 
 

@@ -102,6 +102,13 @@ def test_roles_are_running_when_their_heartbeats_say_so() -> None:
     assert board.running == {"joiner"}
 
 
+def test_what_waits_for_a_verdict_is_what_the_joiner_says() -> None:
+    board = Board(1, "accuracy")
+    board.saw_status(status(0, role="joiner")._replace(numbers={"pending": 7.0}), 0.0)
+    board.saw_status(status(0)._replace(numbers={"pending": 1.0}), 0.0)
+    assert board.pending == 7
+
+
 def test_the_curve_has_the_model_beside_the_frozen_one_and_the_baseline() -> None:
     board = Board(1, "mae")
     board.saw_score(Score("", 1, 1, {"mae": 2.0, "mae.frozen": 3.0, "mae.baseline": 4.0}, 0))

@@ -41,6 +41,13 @@ def test_the_live_view_can_be_drawn_from_the_first_moment_on() -> None:
     assert "0.5500" in drawn
 
 
+def test_what_waits_for_a_verdict_is_in_the_live_view_and_in_the_line() -> None:
+    waiting = board()
+    waiting.pending = 4321
+    assert "4,321" in text_of(view.frame(waiting, "x", 0.0))
+    assert "waiting for a verdict 4,321" in view.line(waiting)
+
+
 def test_the_summary_has_the_verdict_of_the_audit() -> None:
     assert "3 inputs are lost" in text_of(view.summary(board(), "3 inputs are lost", None))
 
