@@ -26,10 +26,9 @@ from rocksdict import Cache
 from streams.audit import Report, Stored, Subject
 from streams.audit import audit as recount
 from streams.config import Settings, signing_secret
-from streams.core import lineage
 from streams.core import topics as names
 from streams.core.errors import BadRecord, ConfigError, Conflict, Mistake, NotFound
-from streams.core.events import CONTINUE, FRESH, Define, Example, Features, Snapshot
+from streams.core.events import FRESH, Define, Example, Features, Snapshot
 from streams.core.fold import Fold
 from streams.core.model import (
     definition_of,
@@ -49,7 +48,7 @@ from streams.engine.guard import Guard
 from streams.engine.intake import Intake
 from streams.engine.joiner import Joiner
 from streams.engine.learner import Learner
-from streams.engine.log import Log, control_kind
+from streams.engine.log import Adoption, Log, control_kind
 from streams.engine.partition import Emit, PartitionJoin
 from streams.engine.places import Places
 from streams.engine.predictor import Predictor
@@ -561,20 +560,24 @@ def models(loop: Loop, settings: Settings) -> list[Snapshot]:
 
 
 def adopt(loop: Loop, settings: Settings, mode: str, why: str) -> None:
-    """Makes the definition of this code the loop's: see ``core/lineage``.
+    """Makes the definition of this code the loop's, or finishes doing so: see ``engine/log``.
 
     Raises:
-        Conflict: It is the loop's already, or there is nothing to continue.
+        Conflict: It is the loop's already, or there is nothing to continue; nothing was written.
     """
     parts = Parts(loop, settings)
     mine = parts.define(mode, why or f"adopted with --{mode}")
-    opened = parts.log(mine)
-    for partition in opened.partitions():
-        lineage.adoption(opened.definitions(partition), mine)
-    for partition in opened.partitions():
-        defined_at = opened.define(partition, mine, parts.outputs)
-        if mode == CONTINUE:
-            opened.carry_over(partition, defined_at, parts.outputs)
+    _adoption(parts, parts.log(mine)).run()
+
+
+def _adoption(parts: Parts, log: Log) -> Adoption:
+    return Adoption(
+        log,
+        outcomes=parts.topic(names.OUTCOMES),
+        codec=parts.codec,
+        guard=parts.guard("learner"),
+        outputs=parts.outputs,
+    )
 
 
 def seed(loop: Loop, settings: Settings, path: Path) -> int:
@@ -606,10 +609,10 @@ def _seed_model(parts: Parts, path: Path) -> None:
     ):
         message = f"loop {parts.loop.name!r} has learned already: a trained model can only be its beginning"
         raise Conflict(message)
-    fold = Fold(model, parts.loop.task, parts.loop.classes)
+    fold, adoption = Fold(model, parts.loop.task, parts.loop.classes), _adoption(parts, opened)
     for partition in opened.partitions():
         base = opened.store(fold, partition, parts.outputs)
-        opened.define(partition, mine._replace(base=base), parts.outputs)
+        adoption.begin_afresh(partition, mine._replace(base=base))
 
 
 def _seed_history(parts: Parts, path: Path) -> int:

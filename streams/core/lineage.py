@@ -109,8 +109,10 @@ def follow(
         return
     if define.definition != mine:
         raise Conflict(refusal(offset, define, mine, loop))
-    if begun is None or begun.define:  # the first definition of a log belongs to whoever folds it
+    if begun is None:
         return
+    if begun.define:  # a fold that began before the first definition: any mode is a beginning
+        define = define._replace(mode=begun.mode)
     if not _starts_alike(define, begun):
         start = f"from snapshot {define.base}" if define.base else f"with --{define.mode}"
         raise Conflict(
@@ -131,14 +133,14 @@ class Standing(NamedTuple):
     """How one partition of the log stands to a definition that is to be adopted.
 
     An adoption is more than its record: what it stands for has to be done too, and a process may die in between.  So
-    what was begun is told from what was done, and an adoption that is run again does what is left.
+    what was begun is told from what was done, and an adoption that is run again does what is left (``engine/log``).
 
     Attributes:
         in_force: The definition in force; None in a log without any.
         before: The one in force before it.
         is_mine: The definition in force is the one to be adopted, in whatever mode.
         is_begun: It is, in this very mode: there is nothing to append.
-        is_told: Nobody waits for outcomes that the lineage before owes (see ``engine/log``).
+        is_told: The outcomes that the lineage before owed have been told.
     """
 
     in_force: Defined | None
@@ -146,6 +148,11 @@ class Standing(NamedTuple):
     is_mine: bool
     is_begun: bool
     is_told: bool
+
+    @property
+    def at(self) -> int:
+        """Offset of the definition in force; -1 without one."""
+        return -1 if self.in_force is None else self.in_force[0]
 
 
 def standing(definitions: Iterable[Defined], define: Define) -> Standing:
