@@ -28,7 +28,7 @@ from streams.audit import audit as recount
 from streams.config import Settings, signing_secret
 from streams.core import topics as names
 from streams.core.errors import BadRecord, ConfigError, Conflict, Mistake, NotFound
-from streams.core.events import FRESH, Define, Example, Features, Snapshot
+from streams.core.events import FRESH, Define, Example, Features, Input, Snapshot
 from streams.core.fold import Fold
 from streams.core.model import (
     definition_of,
@@ -617,12 +617,27 @@ def _seed_model(parts: Parts, path: Path) -> None:
 
 def _seed_history(parts: Parts, path: Path) -> int:
     loop, examples = parts.loop, parts.topic(names.EXAMPLES)
-    lessons = list(history(path, loop.task, loop.classes, parts.model_key()))  # all, or nothing
+    found = history(
+        path,
+        loop.task,
+        loop.classes,
+        model_key=parts.model_key(),
+        check=input_check(loop),
+        texts=[name for name, kind in (loop.inputs.feature_types or {}).items() if kind is str],
+    )
+    lessons = list(found)  # all, or nothing
     encode = parts.codec.encoder(Example, examples)
     for lesson in lessons:
         parts.outputs.send(examples, encode(lesson), lesson.model_key.encode())
     parts.outputs.flush()
     return len(lessons)
+
+
+def input_check(loop: Loop) -> Callable[[Input], Input]:
+    """The checks of the loop's inputs, on an event that comes from elsewhere: as our own record, to nobody."""
+    codec = Codec()
+    encode, read = codec.encoder(Input, ""), input_reader(loop.inputs, codec)
+    return lambda event: read(None, encode(event))
 
 
 def audit(

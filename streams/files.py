@@ -3,7 +3,7 @@
 What the values are:
 
 * Avro: what the file's own schema says.
-* JSON lines: what JSON says, one object a line.
+* JSON lines: what JSON says, one object a line; NaN is no JSON.
 * CSV: the first line names the columns. ``12`` and ``-3`` are integers, ``1.5`` and ``2e-3`` floats, ``true`` and
   ``false`` booleans in any case, nothing at all is null, and the rest is text; so is ``007``, which is a name and not
   a number, and everything in the column of the event id.
@@ -19,6 +19,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from math import isfinite
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from streams.core.errors import BadRecord
@@ -57,7 +58,7 @@ def rows(file: BinaryIO, texts: Iterable[str] = ("event_id",)) -> Iterator[Numbe
 
     Args:
         file: The file, of any of the three kinds.
-        texts: Columns of a CSV file that are text whatever they look like.
+        texts: Columns of a CSV file that are text, or null, whatever they look like.
 
     Raises:
         BadRecord: A row cannot be read; the message names its line.
@@ -90,6 +91,9 @@ def inputs(rows: Iterable[Numbered], event_id: str = "event_id") -> Iterator[Inp
         for name, value in features.items():
             if not isinstance(value, bool | int | float | str | None):
                 message = f"line {line}: {name} is a {type(value).__name__}; a feature is a number, text, boolean or null"
+                raise BadRecord(message, event_id=str(identity))
+            if isinstance(value, float) and not isfinite(value):
+                message = f"line {line}: {name} is {value}, expected a finite number or null"
                 raise BadRecord(message, event_id=str(identity))
         yield Input(str(identity), features, None if text is None else str(text), occurred_at)
 
@@ -132,14 +136,18 @@ def _json(file: Iterable[str]) -> Iterator[Numbered]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = json.loads(line, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
             message = f"line {number}: not JSON: {error}"
             raise BadRecord(message) from error
         if not isinstance(row, dict):
             message = f"line {number}: expected a JSON object, found a {type(row).__name__}"
             raise BadRecord(message)
         yield Numbered(number, row)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON; leave the field out or make it null")
 
 
 def _csv(file: Iterable[str], texts: Iterable[str]) -> Iterator[Numbered]:
@@ -154,7 +162,9 @@ def _csv(file: Iterable[str], texts: Iterable[str]) -> Iterator[Numbered]:
                 message = f"line {reader.line_num}: {len(cells)} cells, but {len(names)} columns"
                 raise BadRecord(message)
             pairs = zip(names, cells, strict=True)
-            row = {name: cell if name in texts else value_of(cell) for name, cell in pairs}
+            row = {
+                name: (cell or None) if name in texts else value_of(cell) for name, cell in pairs
+            }
             yield Numbered(reader.line_num, row)
     except csv.Error as error:
         message = f"line {reader.line_num}: not CSV: {error}"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import pytest
 from river import linear_model, preprocessing
 
 from streams import bootstrap
 from streams.config import Settings
-from streams.core.errors import Conflict
+from streams.core.errors import BadRecord, Conflict
 from streams.core.events import (
     CONTINUE,
     FRESH,
@@ -25,6 +27,7 @@ from streams.core.events import (
     Prediction,
     Snapshot,
 )
+from streams.core.fold import Fold
 from streams.core.topics import partition_of
 from streams.engine.log import Log
 from tests.conftest import Kafka
@@ -360,7 +363,7 @@ def test_who_continues_buries_what_the_learner_would_have(make: Callable[..., Sy
     assert letters == {(2, "learn", "f-1"), (3, "decode", None)}
 
 
-# Trained models ------------------------------------------------------------------------------------------------------
+# Seeds ------------------------------------------------------------------------------------------------------
 
 
 def trained(system: System, rows: int = 200) -> Any:
@@ -406,3 +409,48 @@ def test_a_loop_whose_trained_model_cannot_be_read_any_more_begins_without_it(
     adopt(system, REFOLD)
     system.await_running(system.start("predictor"))
     assert_answers_as(system, system.loop.model)
+
+
+def history(numbers: range) -> list[dict[str, Any]]:
+    taught = map(lesson, numbers)
+    return [{**each.features, "label": each.label} for each in taught]
+
+
+def test_a_loop_seeded_from_json_lines_and_from_avro_has_learned_both_as_its_inputs_would_be(
+    make: Callable[..., System],
+) -> None:
+    """A JSON number without a point is an integer; the loop's own types make the float of it that it predicts on."""
+    types = "inputs=Source(features=dict(a=float, b=float, c=float)),"
+    system = make(PHISHING.replace("{more}", types))
+    lines = system.folder / "history.jsonl"
+    rows = [{**row, "c": int(row["c"])} for row in history(range(20))]
+    lines.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert bootstrap.seed(system.loop, system.settings, lines) == 20
+    container = system.folder / "history.avro"
+    fields = [{"name": name, "type": "double"} for name in "abc"]
+    fields.append({"name": "label", "type": "boolean"})
+    with container.open("wb") as file:
+        schema = {"type": "record", "name": "Row", "fields": fields}
+        fastavro.writer(file, schema, history(range(20, 40)))
+    assert bootstrap.seed(system.loop, system.settings, container) == 20
+    system.await_running(system.start("learner"), system.start("predictor"))
+
+    fold = Fold(system.loop.model, system.loop.task, system.loop.classes)
+    for number in range(40):
+        fold.apply(number + 2, lesson(number))
+    system.send_inputs(["asked"])
+    system.await_ids("predictions", ["asked"])
+    (found,) = system.records("predictions", Prediction)
+    assert found.model_version == 41
+    assert found.scores == fold.answer(found.features).scores
+
+
+def test_history_with_a_number_that_is_none_leaves_the_loop_as_it_was(
+    make: Callable[..., System],
+) -> None:
+    system = make()
+    lines = system.folder / "history.jsonl"
+    lines.write_text('{"a": 1.0, "label": true}\n{"a": NaN, "label": true}\n')
+    with pytest.raises(BadRecord, match="line 2: not JSON: NaN is no JSON"):
+        bootstrap.seed(system.loop, system.settings, lines)
+    assert system.records("examples", Example) == []
