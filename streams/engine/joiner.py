@@ -22,7 +22,7 @@ from streams.core.topics import partition_of
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
 from streams.engine.partition import Buried, Emit, Misrouted, Output, PartitionJoin, Record
-from streams.engine.producer import Outputs
+from streams.engine.producer import NO_HEADERS, Made, Outputs
 from streams.engine.reader import chunks_to_end, group_less, watermarks
 from streams.engine.state import Captured
 from streams.engine.status import Heart, Progress
@@ -88,6 +88,7 @@ class Joiner(Role):
         self._open, self._kafka = open_partition, kafka
         self._outputs, self._guard, self._heart = outputs, guard, heart
         self._joins: dict[int, PartitionJoin] = {}
+        self._made: list[Made] = []
         self._captured: dict[int, Captured] = {}
         self._idle: dict[
             TP, tuple[int, int]
@@ -154,23 +155,29 @@ class Joiner(Role):
     def handle(self, batch: Batch) -> None:
         """Joins a batch of one of the two topics."""
         joined = self._joins[batch.tp.partition]
-        if batch.tp.topic == self._predictions:
-            joined.predictions(batch.records)
-            self._counts["predictions"] += len(batch.records)
-        else:
-            joined.feedback(batch.records)
-            self._counts["feedback"] += len(batch.records)
+        try:
+            if batch.tp.topic == self._predictions:
+                joined.predictions(batch.records)
+                self._counts["predictions"] += len(batch.records)
+            else:
+                joined.feedback(batch.records)
+                self._counts["feedback"] += len(batch.records)
+        finally:  # the state knows of what was emitted, whatever comes after
+            self._outputs.send_all(self._made)
         self._outputs.poll()
 
     def tick(self) -> float:
         """Decides what only time decides."""
         behind = False
-        for partition, joined in self._joins.items():
-            joined.advance(
-                predictions=self._read_to(joined, self._predictions, partition),
-                feedback=self._read_to(joined, self._feedback, partition),
-            )
-            behind |= joined.behind
+        try:
+            for partition, joined in self._joins.items():
+                joined.advance(
+                    predictions=self._read_to(joined, self._predictions, partition),
+                    feedback=self._read_to(joined, self._feedback, partition),
+                )
+                behind |= joined.behind
+        finally:
+            self._outputs.send_all(self._made)
         return 0.01 if behind else 0.5
 
     def _read_to(self, joined: PartitionJoin, topic: str, partition: int) -> int:
@@ -225,16 +232,17 @@ class Joiner(Role):
     def _send_example(self, example: Example) -> None:
         self._counts["examples"] += 1
         value = self._encode_example(example)
-        self._outputs.send(self._examples, value, example.model_key.encode())
+        self._made.append((self._examples, value, example.model_key.encode(), NO_HEADERS))
 
     def _send_outcome(self, outcome: Outcome) -> None:
         self._counts[outcome.status] += 1
         value = self._encode_outcome(outcome)
-        self._outputs.send(self._outcomes, value, outcome.event_id.encode())
+        self._made.append((self._outcomes, value, outcome.event_id.encode(), NO_HEADERS))
 
     def _send_review(self, review: Review) -> None:
         self._counts["reviews"] += 1
-        self._outputs.send(self._reviews, self._encode_review(review), review.event_id.encode())
+        value = self._encode_review(review)
+        self._made.append((self._reviews, value, review.event_id.encode(), NO_HEADERS))
 
     def _bury(self, buried: Buried) -> None:
         self._guard.bury(buried.record, buried.stage, buried.error)

@@ -22,7 +22,7 @@ from streams.core.topics import FEEDBACK
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard, Raw
 from streams.engine.log import Log, Sealed, control_kind
-from streams.engine.producer import Outputs
+from streams.engine.producer import NO_HEADERS, Made, Outputs
 from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
@@ -69,6 +69,7 @@ class Learner(Role):
         self._lineages: dict[int, Start] = {}
         self._stored: dict[str, Snapshot] = {}
         self._learned = 0
+        self._made: list[Made] = []
 
     def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
         """Loads the newest snapshots of the keys in these partitions."""
@@ -94,21 +95,26 @@ class Learner(Role):
 
     def handle(self, batch: Batch) -> None:
         """Folds a batch of the log."""
-        partition = batch.tp.partition
-        for record in batch.records:
-            kind = control_kind(record.headers)
-            if kind is not None:
-                self._control(record, kind, partition)
-                continue
-            try:
-                example = self._decode(record.value or b"")
-                if type(example) is not Example:
-                    raise BadRecord(f"a {type(example).__name__} is no example")
-            except BadRecord as error:
-                self._guard.bury(record, "decode", error)
-                continue
-            self._learn(record, example, partition)
+        try:
+            for record in batch.records:
+                self._take(record, batch.tp.partition)
+        finally:  # the models hold what was folded, whatever comes after
+            self._outputs.send_all(self._made)
         self._outputs.poll()
+
+    def _take(self, record: Raw, partition: int) -> None:
+        kind = control_kind(record.headers)
+        if kind is not None:
+            self._control(record, kind, partition)
+            return
+        try:
+            example = self._decode(record.value or b"")
+            if type(example) is not Example:
+                raise BadRecord(f"a {type(example).__name__} is no example")
+        except BadRecord as error:
+            self._guard.bury(record, "decode", error)
+        else:
+            self._learn(record, example, partition)
 
     def _learn(self, record: Raw, example: Example, partition: int) -> None:
         key, version = example.model_key, record.offset + 1
@@ -154,9 +160,8 @@ class Learner(Role):
                     model_key=example.model_key,
                     model_version=version,
                 )
-                self._outputs.send(
-                    self._outcomes, self._encode_outcome(outcome), example.event_id.encode()
-                )
+                value, key = self._encode_outcome(outcome), example.event_id.encode()
+                self._made.append((self._outcomes, value, key, NO_HEADERS))
 
     def _control(self, record: Raw, kind: str, partition: int) -> None:
         refusal = self._log.refusal(record.value, kind, record.offset, self._lineage(partition))

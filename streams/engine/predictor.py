@@ -16,15 +16,15 @@ from streams.core.events import REVIEW, Features, Input, Prediction
 from streams.core.review import Policy, Router
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
-from streams.engine.producer import Outputs
+from streams.engine.producer import Headers, Made, Outputs
 from streams.engine.replica import Replica
 from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
 
 FOLD_BUDGET_S = 0.005
-TO_PERSON = [("route", b"review")]
-TO_NOBODY = [("route", b"auto")]
+TO_PERSON: Headers = [("route", b"review")]
+TO_NOBODY: Headers = [("route", b"auto")]
 
 
 class Predictor(Role):
@@ -72,7 +72,7 @@ class Predictor(Role):
 
     def handle(self, batch: Batch) -> None:
         """Predicts a batch, by the newest model that folding it in time allows."""
-        replica, send = self.replica, self._outputs.send
+        replica, topic, made = self.replica, self._predictions, list[Made]()
         replica.fold(FOLD_BUDGET_S)
         route = self._routers[batch.tp.partition]
         limit = self._guard.limit
@@ -113,7 +113,8 @@ class Predictor(Role):
                 asked = decision.route == REVIEW
                 self._asked += asked
                 headers = TO_PERSON if asked else TO_NOBODY
-                send(self._predictions, value, event_id.encode(), headers)
+                made.append((topic, value, event_id.encode(), headers))
+        self._outputs.send_all(made)
         self._count += len(batch.records)
         self._outputs.poll()
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 from confluent_kafka import KafkaError, Message, Producer
 
 from streams.core.errors import Unavailable
 
 Headers = Sequence[tuple[str, bytes | None]]
+Made: TypeAlias = tuple[str, bytes, bytes, Headers]
+"""A record for a topic: topic, value, key and headers."""
+NO_HEADERS: Headers = []
 
 # Longer than any outage a role is to live through: a broker away for a minute stops nothing.
 DELIVERY_TIMEOUT_S = 180
@@ -67,6 +70,23 @@ class Outputs:
                 self.producer.poll(0.05)
             else:
                 return
+
+    def send_all(self, made: list[Made]) -> None:
+        """Hands many records over in one go, and empties the list: so they leave in few and large requests.
+
+        Spread over the time that it takes to make them they would leave in many small ones, and each would wake a
+        thread that takes the interpreter's time: a third of it all, measured.
+        """
+        produce, poll = self._produce, self.producer.poll
+        for topic, value, key, headers in made:
+            while True:
+                try:
+                    produce(topic, value, key, headers=headers)
+                except BufferError:
+                    poll(0.05)
+                else:
+                    break
+        made.clear()
 
     def poll(self) -> None:
         """Serves delivery reports without waiting."""

@@ -53,13 +53,15 @@ class SchemaRegistry:
         return self._ids[subject]
 
     def _registered(self, subject: str, given: Schema) -> int:
+        register = self._client.register_schema
         try:
-            return self._client.register_schema(subject, given, normalize_schemas=True)
+            found: int = register(subject, given, normalize_schemas=True)
         except SchemaRegistryError as error:
             if error.http_status_code != CONFLICT:
                 raise
             # It does not fit the schema before it; or another worker registers the same one right now.
-            return self._client.register_schema(subject, given, normalize_schemas=True)
+            found = register(subject, given, normalize_schemas=True)
+        return found
 
     def schema(self, schema_id: int) -> dict[str, Any]:
         """The schema of an id; BadRecord if there is none, or it is not Avro."""

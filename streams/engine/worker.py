@@ -43,7 +43,7 @@ class Role:
     finds_its_place: ClassVar[bool] = (
         False  # it starts where its state says, whatever the group's offsets are
     )
-    max_batch: ClassVar[int] = 500
+    max_batch: ClassVar[int] = 1_000
 
     topics: tuple[str, ...]
 
