@@ -46,7 +46,7 @@ def commands() -> None:
 @click.option("--headless", is_flag=True, help="No live view.")
 @as_json
 @on_kafka
-def demo(name: str, headless: bool, as_json: bool, bootstrap: str | None) -> None:
+def demo(name: str, headless: bool, as_json: bool, bootstrap: str | None) -> int:
     """Watch a loop learn from reviewers, on real data.
 
     The reviewers are simulated. Starts a Kafka of its own unless told of one, and all roles; writes demo-NAME.png; ends by itself.
@@ -55,13 +55,13 @@ def demo(name: str, headless: bool, as_json: bool, bootstrap: str | None) -> Non
     """
     from streams.demos.run import run
 
-    sys.exit(run(name, bootstrap, headless=headless, as_json=as_json))
+    return run(name, bootstrap, headless=headless, as_json=as_json)
 
 
 @commands.command()
 @on_loop
 @on_kafka
-def up(loop: str, bootstrap: str | None) -> None:
+def up(loop: str, bootstrap: str | None) -> int:
     """Run all roles of a loop in this terminal.
 
     Creates the topics that are missing; the roles read and write the loop's topics, and what crashes is started
@@ -80,7 +80,7 @@ def up(loop: str, bootstrap: str | None) -> None:
         operate.prepare(the_loop, settings, say)
         words(f"starting {', '.join(roles)}")
         lines = once_all(roles, shown.close, print_lines(roles))
-        sys.exit(Supervisor(workers(loop, roles), env, say=lines).run())
+        return Supervisor(workers(loop, roles), env, say=lines).run()
 
 
 @commands.command()
@@ -88,7 +88,7 @@ def up(loop: str, bootstrap: str | None) -> None:
 @on_loop
 @click.option("--worker", metavar="NAME", help="Names its state and its place in the group.")
 @on_kafka
-def run(role: str, loop: str, worker: str | None, bootstrap: str | None) -> None:
+def run(role: str, loop: str, worker: str | None, bootstrap: str | None) -> int:
     """Run one role of a loop in this process.
 
     Predictor: reads inputs and examples, writes predictions. Joiner: reads predictions and feedback, writes reviews,
@@ -99,7 +99,7 @@ def run(role: str, loop: str, worker: str | None, bootstrap: str | None) -> None
     """
     from streams.bootstrap import run_role, settings
 
-    sys.exit(run_role(role, loop, worker, settings(bootstrap)))
+    return run_role(role, loop, worker, settings(bootstrap))
 
 
 @commands.command()
@@ -208,7 +208,8 @@ def status(loop: str, as_json: bool, bootstrap: str | None) -> None:
         print_json(report.as_json())
     else:
         print_table(show.report(report))
-        say(show.unread(report))
+        if report.unread:
+            say(show.unread(report))
 
 
 @commands.command()
@@ -216,7 +217,7 @@ def status(loop: str, as_json: bool, bootstrap: str | None) -> None:
 @click.option("--settled", is_flag=True, help="Nothing is under way: what is missing is lost.")
 @as_json
 @on_kafka
-def audit(loop: str, settled: bool, as_json: bool, bootstrap: str | None) -> None:
+def audit(loop: str, settled: bool, as_json: bool, bootstrap: str | None) -> int:
     """Recount that nothing is lost, and all learned once.
 
     Reads all topics of the loop; the exit code is 1 when something is off.
@@ -231,7 +232,7 @@ def audit(loop: str, settled: bool, as_json: bool, bootstrap: str | None) -> Non
         print_json(report.as_json())
     else:
         click.echo(report)
-    sys.exit(0 if report.ok else terminal.FAILED)
+    return 0 if report.ok else terminal.FAILED
 
 
 @commands.command()

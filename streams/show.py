@@ -93,9 +93,7 @@ def report(told: Report) -> Table:
 
 
 def unread(told: Report) -> str:
-    """What nobody reads, in one sentence; nothing when all is read."""
-    if not told.unread:
-        return ""
+    """What nobody reads, in one sentence."""
     names = ", ".join(f"{topic}-{partition}" for topic, partition in told.unread)
     return (
         f"nobody reads {names}: start the roles with `counterpoint up`, or `counterpoint run ROLE`"

@@ -90,7 +90,7 @@ def test_a_worker_whose_partitions_others_have_taken_over_is_no_news() -> None:
     ]
     found = operate.report("l", beats, {("l.inputs", 0): 1}, NOW)
     assert [each.status.worker for each in found.workers] == ["w-1"]
-    assert show.unread(found) == ""
+    assert found.unread == ()
 
 
 def test_a_report_can_be_read_by_people_and_by_programs() -> None:
