@@ -1,8 +1,8 @@
 """Recounts a loop's promises from its topics alone, with a naive fold of its own: a set of sources, and River.
 
 It shares no decision with what it checks: nothing of ``core`` is imported, and bytes are turned into fields by functions
-that it is given.  What it cannot tell (a record that retention has deleted, versions that other code has made) it does
-not accuse of.
+that it is given.  What it cannot tell (a record that retention has deleted, versions that other code has made, the last
+bits on a machine that rounds otherwise) it does not accuse of; but it does not call good what it had to leave out unseen.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import inf
+from math import inf, isclose
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -25,6 +25,8 @@ PROBES = 50
 """So many recent events a stored model is compared on."""
 SAMPLE = 500
 """So many predictions are made again, by the version that they name."""
+NEAR = 1e-6
+"""So far apart, relatively, may answers be on machines that round otherwise."""
 DUPLICATE = "duplicate"
 """The outcome that says that another copy of the verdict has one."""
 READ = ("outcomes", "dead-letters", "examples", "predictions", "feedback", "inputs")
@@ -105,7 +107,9 @@ class Subject:
         unreadable: What those raise for bytes that are no record.
         unlearned: Makes the model that a lineage starts from; given the id of its base, if it has one.
         stored: By model key, the newest stored model.
+        unusable: By model key, why its stored model cannot be used.
         replays: Whether folding the log gives the stored model, to the last bit.
+        rounds_alike: Whether this machine rounds as those that stored models; if not, the last bits tell nothing.
     """
 
     kafka: Mapping[str, Any]
@@ -115,7 +119,9 @@ class Subject:
     unreadable: type[Exception]
     unlearned: Callable[[str | None], Any]
     stored: Mapping[str, Stored]
+    unusable: Mapping[str, str] = field(default_factory=dict)
     replays: bool = True
+    rounds_alike: bool = True
 
 
 def audit(
@@ -202,6 +208,7 @@ class _Audit:
         self._defined: set[int] = set()
         self._learned: dict[str, _Learned] = {}
         self._compared: set[str] = set()
+        self._same = same if subject.rounds_alike else nearly
 
     def run(self) -> Report:
         self._note_what_is_gone()
@@ -215,13 +222,14 @@ class _Audit:
         self._compare_feedback()
         self._compare_learned()
         self._compare_rest()
+        self._note_what_was_compared()
         findings = [
             Finding(promise, what, len(ids), tuple(ids[:NAMED]))
             for (promise, what), ids in sorted(self._off.items())
         ]
         names = (
             *("inputs", "predictions", "predictions_again", "dead_letters", "feedback", "outcomes"),
-            *("learned", "examples", "examples_again", "waiting", "rebuilt"),
+            *("learned", "examples", "examples_again", "waiting", "rebuilt", "models"),
         )
         return Report({name: self._counts[name] for name in names}, findings, self._notes)
 
@@ -465,7 +473,7 @@ class _Audit:
         if is_comparable:
             for prediction in predictions:
                 self._counts["rebuilt"] += 1
-                if not same(answer(learned.model, prediction["features"]), said(prediction)):
+                if not self._same(answer(learned.model, prediction["features"]), said(prediction)):
                     what = "predictions that their version does not give again"
                     self._accuse(5, what, f"{prediction['event_id']} at {learned.version}")
         if stored is not None and stored.version == learned.version and self._is_whole():
@@ -489,7 +497,7 @@ class _Audit:
 
     def _compare_answers(self, key: str, learned: _Learned, stored: Stored) -> None:
         for features in learned.probe:
-            if not same(answer(learned.model, features), answer(stored.model, features)):
+            if not self._same(answer(learned.model, features), answer(stored.model, features)):
                 told = f"{key!r} at {stored.version}"
                 self._accuse(3, "stored models that answer otherwise than their log", told)
                 break
@@ -518,6 +526,20 @@ class _Audit:
                 what = "stored models of versions that are not in the log"
                 self._accuse(3, what, f"{key!r} at {stored.version}")
 
+    def _note_what_was_compared(self) -> None:
+        """Sees that the models were looked at: an audit that has left them out must not say that all is well."""
+        self._counts["models"] = len(self._compared)
+        for key in sorted(self._learned.keys() & self._subject.unusable.keys()):
+            told = f"{key!r}: {self._subject.unusable[key]}"
+            self._accuse(3, "models whose snapshots cannot be used", told)
+        if self._learned and not self._subject.stored and not self._subject.unusable:
+            self._notes.append("no model was compared with the log: none is stored yet")
+        if not self._subject.rounds_alike:
+            self._notes.append(
+                "this machine rounds otherwise than one that stored models (another CPU or image): answers are compared "
+                "to six digits, and not to the last bit"
+            )
+
 
 @dataclass(slots=True)
 class _Rests:
@@ -545,6 +567,7 @@ def lineage_of(definitions: Sequence[tuple[int, Fields]]) -> _Lineage:
         before = effective[-1][1] if effective else None
         if before is None or not (
             define["definition"] == before["definition"]
+            and define["mode"] == before["mode"]
             and define["base"] in (None, before["base"])
         ):
             effective.append((offset, define))
@@ -603,6 +626,22 @@ def same(one: Said, other: Said) -> bool:
         a == b or (a != a and b != b)
         for a, b in [(label, label_2), *((scores[name], scores_2[name]) for name in scores)]
     )
+
+
+def nearly(one: Said, other: Said) -> bool:
+    """Whether two answers are equal but for rounding; the likeliest label may be another where two are as likely."""
+    (label, scores), (label_2, scores_2) = one, other
+    if not scores:
+        return not scores_2 and _near(label, label_2)
+    return scores.keys() == scores_2.keys() and all(
+        _near(scores[name], scores_2[name]) for name in scores
+    )
+
+
+def _near(a: Any, b: Any) -> bool:
+    if isinstance(a, int | float) and isinstance(b, int | float):
+        return isclose(a, b, rel_tol=NEAR, abs_tol=NEAR / 1000) or (a != a and b != b)
+    return bool(a == b)
 
 
 def at(source: Fields) -> Place:

@@ -48,7 +48,7 @@ from streams.engine.guard import Guard
 from streams.engine.intake import Intake
 from streams.engine.joiner import Joiner
 from streams.engine.learner import Learner
-from streams.engine.log import Adoption, Log, control_kind
+from streams.engine.log import Adoption, Log, control_kind, rounds_otherwise
 from streams.engine.partition import Emit, PartitionJoin
 from streams.engine.places import Places
 from streams.engine.predictor import Predictor
@@ -671,6 +671,8 @@ def audit(
         unreadable=BadRecord,
         unlearned=unlearned,
         stored=stored,
+        unusable=opening.unusable(),
         replays=mine.replays,
+        rounds_alike=not any(map(rounds_otherwise, opening.snapshots.manifests.values())),
     )
     return recount(subject, settled=settled, progress=progress)

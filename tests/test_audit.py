@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from math import nan
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,9 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 from river import linear_model, preprocessing
 
-from streams.audit import Report, Stored, Subject, audit, lineage_of
+from streams import bootstrap
+from streams.audit import Report, Said, Stored, Subject, audit, lineage_of, nearly
+from streams.config import Settings
 from streams.core.errors import BadRecord
 from streams.core.events import (
     DeadLetter,
@@ -23,6 +28,7 @@ from streams.core.events import (
     Input,
     Outcome,
     Prediction,
+    Snapshot,
     Source,
 )
 from streams.core.fold import Fold
@@ -31,6 +37,7 @@ from streams.engine.admin import create
 from streams.engine.codec import Codec, Record
 from streams.engine.producer import Outputs
 from tests.conftest import Kafka
+from tests.e2e.system import System, await_that, lesson, verdict
 
 CODEC = Codec()
 SUFFIXES = ("inputs", "predictions", "feedback", "outcomes", "examples", "dead-letters")
@@ -190,6 +197,7 @@ def test_a_loop_that_kept_its_promises_is_ok(recount: Recount) -> None:
         "examples_again": 0,
         "waiting": 0,
         "rebuilt": 6,
+        "models": 1,
     }
     assert json.loads(json.dumps(report.as_json()))["ok"] is True
     assert "ok: nothing lost" in str(report)
@@ -505,12 +513,159 @@ def test_a_model_that_does_not_replay_is_only_asked_for_its_sources(recount: Rec
     assert report.counts["rebuilt"] == 0
 
 
+@pytest.fixture
+def rounded() -> World:
+    """A world whose predictions and stored model differ in the last bits from what is made of the log here."""
+    world = green()
+    world.predictions[:] = [
+        p._replace(scores={name: score * (1 + 1e-12) for name, score in p.scores.items()})
+        for p in world.predictions
+        if isinstance(p, Prediction)
+    ]
+    world.stored[""].model["LogisticRegression"].intercept += 1e-12
+    return world
+
+
+def test_on_a_machine_that_rounds_alike_the_last_bit_counts(
+    recount: Recount, rounded: World
+) -> None:
+    assert {finding.promise for finding in recount(rounded).findings} == {3, 5}
+
+
+def test_on_a_machine_that_rounds_otherwise_it_does_not_and_that_is_said(
+    recount: Recount, rounded: World
+) -> None:
+    report = recount(rounded, rounds_alike=False)
+    assert told(report) == ""
+    assert any("this machine rounds otherwise" in note for note in report.notes)
+
+
+def test_on_a_machine_that_rounds_otherwise_another_answer_is_still_named(recount: Recount) -> None:
+    world = green()
+    wrong = world.predictions[3]
+    assert isinstance(wrong, Prediction)
+    world.predictions[3] = wrong._replace(scores={**wrong.scores, "True": 0.123})
+    world.stored = {"": world.stored[""]._replace(model=unlearned())}
+    report = recount(world, rounds_alike=False)
+    assert {finding.promise for finding in report.findings} == {3, 5}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ((True, {"True": 0.5, "False": 0.5}), (False, {"True": 0.5 - 1e-9, "False": 0.5}), True),
+        ((True, {"True": 0.9}), (True, {"True": 0.9, "False": 0.1}), False),
+        ((2.0, {}), (2.0 + 1e-9, {}), True),
+        ((2.0, {}), (2.1, {}), False),
+        ((2, {}), (2.0, {}), True),
+        ((nan, {}), (nan, {}), True),
+        ((None, {}), (None, {}), True),
+        (("a", {}), ("b", {}), False),
+        (("a", {}), ("a", {"a": 1.0}), False),
+    ],
+)
+def test_answers_are_near_if_they_differ_by_rounding_alone(
+    one: Said, other: Said, expected: bool
+) -> None:
+    assert nearly(one, other) == nearly(other, one) == expected
+
+
+def test_models_whose_snapshots_nobody_can_use_are_named_with_the_reason(recount: Recount) -> None:
+    world = green()
+    world.stored = {}
+    report = recount(world, unusable={"": "is not signed with this COUNTERPOINT_SECRET"})
+    what = "models whose snapshots cannot be used"
+    assert off(report) == [(3, what, ("'': is not signed with this COUNTERPOINT_SECRET",))]
+    assert report.counts["models"] == 0
+
+
+def test_models_that_are_not_stored_yet_are_not_compared_and_that_is_said(recount: Recount) -> None:
+    world = green()
+    world.stored = {}
+    report = recount(world)
+    assert told(report) == ""
+    assert report.notes == ["no model was compared with the log: none is stored yet"]
+    assert report.counts["models"] == 0
+
+
+# On real parts -------------------------------------------------------------------------------------------------------
+
+OTHER_CPU = "glibc.cpu.hwcaps=-FMA,-AVX2"
+WAVY = """
+import math
+
+from river import base
+from streams import Loop
+
+
+class Wavy(base.Classifier):
+    # Its last bits tell the last bits of many powers of e: no two kinds of CPU agree on all of them.
+
+    def __init__(self):
+        self._seen = 0
+
+    def learn_one(self, x, y):
+        self._seen += 1
+
+    def predict_proba_one(self, x):
+        waves = (math.exp(-(n + 0.5) / 777 / (1 + self._seen)) for n in range(4096))
+        p = 0.5 + sum(int(wave * 2**53) for wave in waves) % 1024 * 2**-50
+        return {{True: p, False: 1 - p}}
+
+
+loop = Loop(name={name!r}, task="binary", model=Wavy(), partitions=1)
+"""
+
+
+def test_an_audit_on_another_cpu_than_the_learners_is_green_and_says_what_it_left_out(
+    broker: Kafka, tmp_path: Path, unique: str
+) -> None:
+    """Only a CPU that has these instructions can be told to do without them."""
+    with System(broker.bootstrap, tmp_path, WAVY, unique, snapshot_interval_s=0.1) as system:
+        system.prepare()
+        system.start_all()
+        ids = [f"e{n:03}" for n in range(20)]
+        for some in (ids[:10], ids[10:]):
+            system.send_inputs(some)
+            system.await_ids("predictions", some)
+            system.send("feedback", (verdict(each, True) for each in some))
+            system.await_ids("outcomes", some)
+        end = max(each.place[1] + 1 for each in system.seen("examples"))
+        await_that(lambda: end in {s.version for s in system.records("models", Snapshot)})
+        alike = system.command("audit", system.reference)
+        assert alike.returncode == 0, alike.stdout
+        assert "rounds otherwise" not in alike.stdout
+        system.environ["GLIBC_TUNABLES"] = OTHER_CPU
+        other = system.command("audit", system.reference)
+        assert other.returncode == 0, other.stdout
+        can = os.uname().machine == "x86_64" and " fma " in Path("/proc/cpuinfo").read_text()
+        assert ("this machine rounds otherwise" in other.stdout) == can
+
+
+def test_an_audit_with_another_secret_than_the_learners_does_not_say_that_all_is_well(
+    broker: Kafka, tmp_path: Path, unique: str
+) -> None:
+    with System(broker.bootstrap, tmp_path, name=unique, snapshot_interval_s=0.1) as system:
+        system.prepare()
+        system.await_running(system.start("learner"))
+        system.send("examples", map(lesson, range(5)), "model_key")
+        await_that(lambda: {s.version for s in system.records("models", Snapshot)} >= {6})
+        mine = bootstrap.audit(system.loop, system.settings)
+        assert mine.counts["models"] == 1
+        system.environ["COUNTERPOINT_SECRET"] = "another"
+        other = bootstrap.audit(system.loop, Settings.from_env(system.environ))
+        assert other.counts["models"] == 0
+        assert "models whose snapshots cannot be used ('': Snapshot" in told(other)
+        assert "is not signed with this COUNTERPOINT_SECRET" in told(other)
+
+
 # Lineages ------------------------------------------------------------------------------------------------------------
 
 
 def lineage(*modes: str) -> tuple[int, float]:
     """Where the newest of several definitions, at offsets 0, 10, 20 …, learns from, and what it can compare."""
-    defined = [(10 * n, define(f"d{n}", mode)._asdict()) for n, mode in enumerate(modes)]
+    named = [(mode.split()[0], "d" if "again" in mode else f"d{n}") for n, mode in enumerate(modes)]
+    defined = [(10 * n, define(name, mode)._asdict()) for n, (mode, name) in enumerate(named)]
     found = lineage_of(defined)
     return found.learn_from, found.comparable_after
 
@@ -524,6 +679,7 @@ def lineage(*modes: str) -> tuple[int, float]:
         (("fresh", "fresh", "refold"), (10, 20)),
         (("fresh", "continue"), (10, float("inf"))),
         (("fresh", "continue", "refold"), (0, 20)),
+        (("fresh", "continue again", "refold again"), (0, 20)),
     ],
 )
 def test_a_lineage_begins_where_its_definition_says(

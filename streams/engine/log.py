@@ -81,7 +81,6 @@ class Opening:
 
     Attributes:
         folds: By model key, the newest stored model.
-        stored: By model key, what is said of that one.
         partition_of: By model key, its partition of the log.
         lineage: By partition, the lineage in force.
         starts: By partition, the offset to fold from; records below a fold's version do nothing to it.
@@ -91,7 +90,6 @@ class Opening:
 
     snapshots: snapshots.SnapshotReader
     folds: dict[str, Fold] = field(default_factory=dict)
-    stored: dict[str, Snapshot] = field(default_factory=dict)
     partition_of: dict[str, int] = field(default_factory=dict)
     lineage: dict[int, lineage.Start] = field(default_factory=dict)
     starts: dict[int, int] = field(default_factory=dict)
@@ -310,7 +308,6 @@ class Log:
                 continue
             if stored.snapshot.version >= start.snapshot_from:
                 opening.folds[key] = self.load(reader, key, scores=scores)
-                opening.stored[key] = stored.snapshot
                 opening.partition_of[key] = partition
 
     def load(self, reader: snapshots.SnapshotReader, key: str, *, scores: bool) -> Fold:
