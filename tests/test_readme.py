@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from streams.broker import Broker
 from streams.cli import commands
 from streams.config import Settings
 from streams.core import topics
+from streams.core.topics import TopicSpec
+from streams.engine import admin
+from streams.engine.codec import Codec
+from streams.engine.producer import Outputs
 from streams.loop import Loop
 from tests.conftest import Kafka
-from tests.e2e.system import System
+from tests.e2e.system import System, Topic, await_that
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -68,6 +76,80 @@ def test_the_loop_that_is_shown_is_a_loop() -> None:
     loop = names["loop"]
     assert isinstance(loop, Loop)
     assert loop.inputs.topic == "payments.captured"
+
+
+SECONDS_TO_START = 60.0
+PAYMENT = b'{"payment_id": "p-1", "amount": 129.9, "hour": 3}'
+CHARGEBACK = b'{"payment_id": "p-1", "status": "lost"}'
+
+
+class Shown:
+    """What is shown, in a folder where somebody has followed the README, on a Kafka with that person's topics."""
+
+    def __init__(self, folder: Path, bootstrap: str) -> None:
+        (folder / "app.py").write_text(
+            next(block for block in blocks("python") if "Loop(" in block)
+        )
+        self._folder = folder
+        self._log = folder / "up.log"
+        self._environ = {
+            **os.environ,
+            "COUNTERPOINT_BOOTSTRAP": bootstrap,
+            "COUNTERPOINT_STATE_DIR": str(folder / "state"),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+
+    def run(self, line: str) -> str:
+        """Types a line, and gives what it printed and said."""
+        done = subprocess.run(
+            shlex.split(line), env=self._environ, cwd=self._folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    @contextmanager
+    def running(self, line: str, roles: int) -> Iterator[None]:
+        """Types a line in a second terminal, and Ctrl-C at the end."""
+        with self._log.open("wb") as log:
+            process = subprocess.Popen(
+                shlex.split(line), env=self._environ, cwd=self._folder, stdout=log, stderr=log
+            )
+        try:
+            await_that(
+                lambda: self._log.read_text().count("worker assigned") >= roles, SECONDS_TO_START
+            )
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            code = process.wait(30)
+        assert code == 0, self._log.read_text()
+
+
+def test_the_commands_for_the_loop_that_is_shown_do_what_they_say(tmp_path: Path) -> None:
+    """A payment is predicted, its chargeback is learned, and the audit finds both."""
+    shown = next(block.splitlines() for block in blocks("sh") if "up app:loop" in block)
+    create, up, status, audit = shown
+    with Broker(tmp_path / "broker") as broker:
+        kafka = {"bootstrap.servers": broker.bootstrap}
+        theirs = [TopicSpec("payments.captured", 4, {}), TopicSpec("chargebacks", 1, {})]
+        admin.create(admin.connect(kafka), theirs, 1)
+        outputs = Outputs(kafka)
+        outputs.send("payments.captured", PAYMENT, b"p-1")
+        outputs.send("chargebacks", CHARGEBACK, b"p-1")
+        outputs.flush()
+        typed = Shown(tmp_path, broker.bootstrap)
+        assert "created payments.predictions" in typed.run(create)
+        with typed.running(up, roles=4):
+            told = typed.run(status)
+            assert "nobody reads" not in told
+            for role in ("predictor", "joiner", "learner", "intake"):
+                assert re.search(rf"^{role} +{role}-1 +running", told, re.M)
+            outcomes = Topic(kafka, "payments.outcomes", Codec())
+            (outcome,) = await_that(outcomes.seen)
+            outcomes.close()
+            assert (outcome.record.event_id, outcome.record.status) == ("p-1", "learned")
+            told = typed.run(audit)
+        assert re.search(r"^inputs +1\n(.*\n)*learned +1\n(.*\n)*ok: nothing lost", told)
 
 
 @pytest.mark.parametrize("name", ["producer", "reviewer", "consumer"])
