@@ -456,9 +456,16 @@ class Log:
         self._check_begin(partition, 0, low)
 
     def told_below(self, partition: int, end: int) -> int:
-        """The offset below which the outcomes of examples were told by ``end``: a learner tells them, then it stores."""
+        """The offset below which the lineages before ``end`` told the outcomes: a learner tells them, then it stores."""
         stored = self._read_snapshots({partition: FAR}).manifests.values()
-        floors = (m.floor for m in stored if m.partition == partition and m.version <= end)
+        # One that was defined there may have stored what it only passed over.
+        floors = (
+            manifest.floor
+            for manifest in stored
+            if manifest.partition == partition
+            and manifest.version <= end
+            and manifest.defined_at < end
+        )
         return max(floors, default=0)
 
 

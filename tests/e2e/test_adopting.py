@@ -138,6 +138,15 @@ def begin_to_adopt(system: System, mode: str, partition: int = 0) -> int:
     return log.define(partition, log.mine, parts.outputs)
 
 
+def pass_over(system: System, numbers: range, at: int) -> None:
+    """Stores what a learner that was started anew by the definition at ``at`` does when it has come so far."""
+    log, parts = log_of(system, FRESH)
+    fold = log.new_fold(scores=True)
+    for number in numbers:
+        fold.mark(number + 2, lesson(number))
+    log.publish([log.seal(fold, "", 0, floor=fold.version, defined_at=at)], parts.outputs)
+
+
 # Adoptions that were interrupted -------------------------------------------------------------------------------------
 
 
@@ -179,10 +188,12 @@ def test_what_was_to_be_continued_when_the_adoption_was_killed_can_begin_otherwi
 def test_a_fresh_start_that_was_killed_before_it_told_the_rest_tells_it_by_another_try(
     make: Callable[..., System],
 ) -> None:
+    """Also if a learner has been on its way since then, and stored that it had passed over some of it."""
     system = make()
     system.send("examples", map(lesson, range(5)), "model_key")
     system.write_loop(OTHER_MODEL)
-    begin_to_adopt(system, FRESH)
+    at = begin_to_adopt(system, FRESH)
+    pass_over(system, range(3), at)
     adopt(system, FRESH)
     assert len(told(system, range(5))) == 5
     assert_refused_to_adopt(system, FRESH, "there is nothing to adopt")
@@ -288,11 +299,7 @@ def test_what_a_fresh_start_has_forgotten_is_not_learned_by_a_learner_that_was_k
     at = next(
         each.place[1] for each in system.seen("examples") if each.record == definitions(system)[-1]
     )
-    log, parts = log_of(system, FRESH)
-    fold = log.new_fold(scores=True)
-    for number in range(10):
-        fold.mark(number + 2, lesson(number))
-    log.publish([log.seal(fold, "", 0, floor=11, defined_at=at)], parts.outputs)
+    pass_over(system, range(10), at)
     system.await_running(system.start("learner"))
     teach(system, range(30, 31))
     await_learned(system, 1)
