@@ -475,8 +475,9 @@ def send(
     require(loop, settings, INPUTS)
     topic, outputs = topics(loop)[INPUTS].name, Outputs(settings.kafka())
     encode, count = bootstrap.codec(settings).encoder(Input, topic), 0
+    unbuffered = getattr(file, "raw", file)  # a buffer of a pipe waits until it is full
     try:
-        for event in inputs(rows(file, [event_id]), event_id):
+        for event in inputs(rows(unbuffered, [event_id]), event_id):
             outputs.send(topic, encode(event), event.event_id.encode())
             outputs.poll()
             count += 1

@@ -183,6 +183,21 @@ def test_events_are_sent_from_every_kind_of_file_and_from_a_pipe(system: System)
     system.await_ids("predictions", ids)
 
 
+def test_events_from_a_pipe_are_sent_as_they_come(system: System) -> None:
+    argv = [sys.executable, "-m", "streams.cli", "send", system.reference, "-"]
+    pipe = subprocess.PIPE
+    sends = subprocess.Popen(
+        argv, env=system.environ, cwd=system.folder, stdin=pipe, stderr=pipe, text=True
+    )
+    assert sends.stdin is not None
+    for event_id in ("first-1", "next-1"):
+        sends.stdin.write(f'{{"event_id": "{event_id}", "a": 0.5}}\n')
+        sends.stdin.flush()
+        system.await_ids("predictions", [event_id])
+    _, err = sends.communicate(timeout=30)
+    assert (sends.returncode, err) == (0, "sent 2 events\n")
+
+
 def test_a_row_that_cannot_be_sent_ends_it_with_its_line(system: System, here: Here) -> None:
     file = system.folder / "broken.csv"
     file.write_text("event_id,a\nbroken-1,0.5\nbroken-2\n")
