@@ -43,12 +43,13 @@ from streams.core.scores import Scores
 from streams.core.topics import TopicSpec
 from streams.core.verdicts import Rules
 from streams.engine import admin, snapshots
+from streams.engine.adoption import Adoption
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
 from streams.engine.intake import Intake
 from streams.engine.joiner import Joiner
 from streams.engine.learner import Learner
-from streams.engine.log import Adoption, Log, control_kind, rounds_otherwise
+from streams.engine.log import Log, control_kind, rounds_otherwise
 from streams.engine.partition import Emit, PartitionJoin
 from streams.engine.places import Places
 from streams.engine.predictor import Predictor
@@ -560,7 +561,7 @@ def models(loop: Loop, settings: Settings) -> list[Snapshot]:
 
 
 def adopt(loop: Loop, settings: Settings, mode: str, why: str) -> None:
-    """Makes the definition of this code the loop's, or finishes doing so: see ``engine/log``.
+    """Makes the definition of this code the loop's, or finishes doing so: see ``engine/adoption``.
 
     Raises:
         Conflict: It is the loop's already, or there is nothing to continue; nothing was written.

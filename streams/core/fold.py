@@ -9,15 +9,16 @@ import copy
 import gc
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from pyroaring import BitMap64
 
-from streams.core.errors import Conflict
-from streams.core.events import Check, Example, Features, Label, Source
+from streams.core.errors import BadRecord, Conflict
+from streams.core.events import LEARNED, Check, Example, Features, Label, Outcome, Source
 from streams.core.model import Answerer, Model, answerer, digest, learner
 from streams.core.scores import Scores
+from streams.core.topics import FEEDBACK
 
 PROBES = 16
 """Distinct examples on which replicas compare their answers."""
@@ -44,6 +45,36 @@ class Applied(NamedTuple):
 
 
 DUPLICATE = Applied((), None)
+
+
+def learned(
+    example: Example, fresh: Iterable[Source], version: int, detail: str | None = None
+) -> Iterator[Outcome]:
+    """What became of each feedback among the fresh sources of an example that was learned."""
+    for source in fresh:
+        if source.topic == FEEDBACK:
+            yield Outcome(
+                event_id=example.event_id,
+                feedback_id=source.feedback_id,
+                status=LEARNED,
+                detail=detail,
+                partition=source.partition,
+                offset=source.offset,
+                model_key=example.model_key,
+                model_version=version,
+            )
+
+
+def refusals(example: Example, applied: Applied) -> Iterator[BadRecord]:
+    """For each fresh source of an example that the model could not learn, why; none for one that it did."""
+    if applied.error is None:
+        return
+    for source in applied.fresh:
+        yield BadRecord(
+            f"the model raised {applied.error}",
+            event_id=example.event_id,
+            feedback_id=source.feedback_id,
+        )
 
 
 class Fold:

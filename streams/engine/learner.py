@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import threading
 from bisect import insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from time import monotonic, time
 from typing import ClassVar
 
 from faust.types import TP
 
 from streams.core.errors import BadRecord, Conflict
-from streams.core.events import LEARNED, Example, Outcome, Score, Snapshot, Source
-from streams.core.fold import DUPLICATE, Applied, Fold
+from streams.core.events import Example, Outcome, Score, Snapshot
+from streams.core.fold import DUPLICATE, Fold, learned, refusals
 from streams.core.lineage import Start
-from streams.core.topics import FEEDBACK
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard, Raw
 from streams.engine.log import Log, Sealed, control_kind
@@ -81,6 +80,7 @@ class Learner(Role):
         self._starts = {tp: opening.starts[tp.partition] for tp in committed}
         self._unsaved.clear()
         self._stored = dict(opening.snapshots.manifests)
+        self._log.sweep(opening, self._outputs)
 
     def starts(self, committed: Mapping[TP, int]) -> dict[TP, int]:
         """Where the snapshots say that the fold starts."""
@@ -132,36 +132,14 @@ class Learner(Role):
         if key not in self._unsaved:
             self._unsaved[key] = (record.offset, monotonic() + self._interval_s)
         self._unscored.add(key)
-        if applied.error is not None:
-            self._refuse(record, example, applied)
-        elif applied.fresh:
-            self._learned += 1
-            self._tell(example, applied.fresh, version)
-
-    def _refuse(self, record: Raw, example: Example, applied: Applied) -> None:
-        for source in applied.fresh:
-            refused = BadRecord(
-                f"the model raised {applied.error}",
-                event_id=example.event_id,
-                feedback_id=source.feedback_id,
-            )
+        for refused in refusals(example, applied):
             self._guard.bury(record, "learn", refused)
-
-    def _tell(self, example: Example, fresh: Iterable[Source], version: int) -> None:
-        for source in fresh:
-            if source.topic == FEEDBACK:
-                outcome = Outcome(
-                    event_id=example.event_id,
-                    feedback_id=source.feedback_id,
-                    status=LEARNED,
-                    detail=None,
-                    partition=source.partition,
-                    offset=source.offset,
-                    model_key=example.model_key,
-                    model_version=version,
-                )
-                value, key = self._encode_outcome(outcome), example.event_id.encode()
-                self._made.append((self._outcomes, value, key, NO_HEADERS))
+        if applied.error is None and applied.fresh:
+            self._learned += 1
+            event_key = example.event_id.encode()
+            for outcome in learned(example, applied.fresh, version):
+                value = self._encode_outcome(outcome)
+                self._made.append((self._outcomes, value, event_key, NO_HEADERS))
 
     def _control(self, record: Raw, kind: str, partition: int) -> None:
         refusal = self._log.refusal(record.value, kind, record.offset, self._lineage(partition))
