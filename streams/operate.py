@@ -397,7 +397,7 @@ def choose(found: Sequence[Letter], ids: Sequence[str]) -> list[Letter]:
     return [by_id[each] for each in ids]
 
 
-def refusal(letter: Letter, examples: str) -> str:
+def refusal(letter: Letter, examples: str, feedback: str) -> str:
     """Why a record is not to be sent again; nothing if it may be."""
     if letter.retried is not None:
         return f"dead letter {letter.id} was answered before: {letter.retried}"
@@ -405,6 +405,11 @@ def refusal(letter: Letter, examples: str) -> str:
         return (
             f"dead letter {letter.id} is a lesson that the model could not take, and its feedback counts as "
             "taken: mend the model, and give a new verdict on the event"
+        )
+    if letter.letter.topic == feedback and letter.letter.stage == "join":
+        return (
+            f"dead letter {letter.id} is a verdict that could not be carried out, and its id counts as given: "
+            "give another verdict on the event, which gets an id of its own"
         )
     return ""
 
@@ -423,13 +428,14 @@ def retry(loop: Loop, settings: Settings, ids: Sequence[str] = ()) -> list[Lette
         Conflict: One of those named cannot be sent again; nothing was sent.
         Unavailable: Not everything was delivered.
     """
-    examples = topics(loop)[EXAMPLES].name
+    names = topics(loop)
+    examples, feedback = names[EXAMPLES].name, names[FEEDBACK].name
     found = dead_letters(loop, settings, ids)
-    refused = [why for letter in found if (why := refusal(letter, examples))]
+    refused = [why for letter in found if (why := refusal(letter, examples, feedback))]
     if ids and refused:
         raise Conflict("; ".join(refused))
     in_order = found if ids else reversed(found)
-    chosen = [letter for letter in in_order if not refusal(letter, examples)]
+    chosen = [letter for letter in in_order if not refusal(letter, examples, feedback)]
     outputs = Outputs(settings.kafka())
     for letter in chosen:
         original = letter.letter

@@ -225,9 +225,14 @@ def test_a_dead_letter_is_chosen_by_its_id() -> None:
 
 
 def test_a_retry_that_would_do_nothing_is_refused_with_the_reason() -> None:
-    assert "before" in operate.refusal(Letter(0, 0, letter(), "sent again"), "l.examples")
-    assert "new verdict" in operate.refusal(Letter(0, 0, letter("l.examples"), None), "l.examples")
-    assert operate.refusal(Letter(0, 0, letter(), None), "l.examples") == ""
+    topics = "l.examples", "l.feedback"
+    assert "before" in operate.refusal(Letter(0, 0, letter(), "sent again"), *topics)
+    assert "new verdict" in operate.refusal(Letter(0, 0, letter("l.examples"), None), *topics)
+    unjoined = letter("l.feedback", stage="join")
+    assert "another verdict" in operate.refusal(Letter(0, 0, unjoined, None), *topics)
+    unread = letter("l.feedback", stage="decode")
+    for fine in (letter(), unread):
+        assert operate.refusal(Letter(0, 0, fine, None), *topics) == ""
 
 
 # On a real broker ----------------------------------------------------------------------------------------------------

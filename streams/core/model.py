@@ -370,14 +370,16 @@ def replayed(
     """Fold examples into a copy and digest its answers: a model replays if this is the same everywhere.
 
     Compare the digest of one process with that of another one which answers between its lessons, and which stores
-    and restores the model halfway: a model that learns or draws while it answers differs there.
+    and restores the model halfway: a model that learns or draws while it answers differs there.  What it is asked about
+    has its features in another order than what it learns: some steps draw for a feature when they first see it.
     """
     taught = copy.deepcopy(model)
     for number, (features, label) in enumerate(examples):
         if number == pickled_after:
             taught = unpickle(pickle.dumps(taught, protocol=5))
         if predicting:
-            answerer(task, taught)(examples[-1 - number][0])
+            asked = examples[-1 - number][0]
+            answerer(task, taught)(dict(reversed(asked.items())))
         taught.learn_one(features, label)
     return digest(answerer(task, taught), [features for features, _ in examples])
 

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from river import base, forest, neighbors, tree
+from river import base, forest, linear_model, neighbors, preprocessing, tree
 
 from streams.core.model import specimens
 from streams.engine.replay import replays
@@ -48,13 +48,18 @@ class Lucky(base.Classifier):
         (tree.HoeffdingAdaptiveTreeClassifier(seed=1), True),
         (forest.AMFClassifier(n_estimators=3, seed=1), True),
         (neighbors.KNNClassifier(engine=neighbors.SWINN(seed=1)), False),
+        (
+            preprocessing.GaussianRandomProjector(seed=1) | linear_model.LogisticRegression(),
+            False,
+        ),
         (Lucky(), False),
         (Talkative(), False),
     ],
     ids=lambda value: type(value).__name__,
 )
 def test_a_model_replays_if_two_processes_make_the_same_of_it(model: Any, same: bool) -> None:
-    """Trees that iterate over sets do, since roles hash alike; KNN loses its order when it is stored."""
+    """Trees that iterate over sets do, since roles hash alike; KNN loses its order when it is stored, and the projector
+    draws for each feature when it is first seen, were it to predict."""
     assert replays(pickle.dumps((model, "binary", LESSONS))) == same
 
 
