@@ -1,4 +1,7 @@
-"""What all tests share: one real Kafka for the whole run, and names that no other test uses."""
+"""What all tests share: one real Kafka for the whole run, and names that no other test uses.
+
+With two tests at a time (`make test`) the run has two processes, and Kafka belongs to the one that starts them.
+"""
 
 from __future__ import annotations
 
@@ -6,20 +9,42 @@ import os
 import re
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
 
 from streams.broker import Broker
 
+TEST_BOOTSTRAP = "COUNTERPOINT_TEST_BOOTSTRAP"
 # Taken out of the environment: a process that a test starts refuses settings that it does not know.
-GIVEN = os.environ.pop("COUNTERPOINT_TEST_BOOTSTRAP", None)
+GIVEN = os.environ.pop(TEST_BOOTSTRAP, None)
+SHARED = pytest.StashKey[ExitStack]()
 
 
 class Kafka(NamedTuple):
     """The run's Kafka, whichever it is; a test that kills its broker starts one of its own."""
 
     bootstrap: str
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Starts Kafka for the processes of a run that has several, before they start."""
+    if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        shared = config.stash[SHARED] = ExitStack()
+        os.environ[TEST_BOOTSTRAP] = GIVEN or _started(shared)
+
+
+def _started(stack: ExitStack) -> str:
+    folder = stack.enter_context(TemporaryDirectory(prefix="counterpoint-tests-"))
+    return stack.enter_context(Broker(Path(folder))).bootstrap
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Ends it."""
+    config.stash.get(SHARED, ExitStack()).close()
 
 
 @pytest.fixture(scope="session")
