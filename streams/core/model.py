@@ -379,7 +379,7 @@ def replayed(
             taught = unpickle(pickle.dumps(taught, protocol=5))
         if predicting:
             asked = examples[-1 - number][0]
-            answerer(task, taught)(dict(reversed(asked.items())))
+            answerer(task, taught)(dict(reversed(list(asked.items()))))
         taught.learn_one(features, label)
     return digest(answerer(task, taught), [features for features, _ in examples])
 
