@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import ClassVar
 
 from faust.types import TP
@@ -61,6 +62,7 @@ class Predictor(Role):
         self._outputs, self._guard, self._heart = outputs, guard, heart
         self._routers: dict[int, Router] = {}
         self._count = self._asked = 0
+        self._rested = 0.0
 
     def open(self) -> None:
         """Loads the model: the newest snapshot, and the log after it."""
@@ -73,7 +75,7 @@ class Predictor(Role):
     def handle(self, batch: Batch) -> None:
         """Predicts a batch, by the newest model that folding it in time allows."""
         replica, topic, made = self.replica, self._predictions, list[Made]()
-        replica.fold(FOLD_BUDGET_S)
+        self._fold()
         route = self._routers[batch.tp.partition]
         limit = self._guard.limit
         for record in batch.records:
@@ -120,9 +122,18 @@ class Predictor(Role):
 
     def tick(self) -> float:
         """Folds while no inputs come; the versions served are told within a few milliseconds."""
-        more = self.replica.fold(FOLD_BUDGET_S)
+        more = self._fold()
         pause = self._heart.served(self.replica.versions)
-        return 0.0 if more else pause  # the replica wakes us when a record comes
+        return FOLD_BUDGET_S if more else pause  # the replica wakes us when a record comes
+
+    def _fold(self) -> bool:
+        """Folds for a moment, and then not for as long: far behind, half of the time is for predicting."""
+        if perf_counter() < self._rested:
+            return True
+        more = self.replica.fold(FOLD_BUDGET_S)
+        if more:
+            self._rested = perf_counter() + FOLD_BUDGET_S
+        return more
 
     def prepare(self) -> None:
         """Delivers the predictions."""

@@ -67,6 +67,11 @@ class Batch:
         """Whether the partition was moved or sought since the records were taken: they will come again."""
         return self.epoch != self._consumer.epoch or not self._consumer.flow_active
 
+    def extend(self, records: list[Any]) -> None:
+        """Takes more records in, as long as nobody has processed it."""
+        self.records += records
+        self.end = records[-1].offset + 1
+
     def ack(self) -> None:
         """Marks the batch as processed.
 
@@ -99,6 +104,7 @@ class BatchConsumer(driver.Consumer):
         self._next: dict[TP, int] = {}  # next offset to hand to the agent
         self._done: dict[TP, int] = {}  # everything below is acknowledged, in order
         self._queued: dict[TP, int] = {}  # records handed out and not yet acknowledged
+        self._waiting: dict[TP, Batch] = {}  # the last one handed out, until it is acknowledged
         self._reseek = False
         self.committed: dict[TP, int] = {}  # what the group has for certain
 
@@ -148,14 +154,19 @@ class BatchConsumer(driver.Consumer):
         self._done.setdefault(tp, begin)
         self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
         self.app.monitor.stream_inbound_time[tp] = monotonic()  # or the livelock detector complains
+        self._queued[tp] = self._queued.get(tp, 0) + len(records)
+        self._next[tp] = records[-1].offset + 1
         size = self.transport.max_batch
+        # A slow agent is not to find many small batches: each costs it what a large one does.
+        waiting = self._waiting.get(tp)
+        if waiting is not None and (room := size - len(waiting.records)) > 0:
+            waiting.extend(records[:room])
+            begin, records = waiting.end, records[room:]
         for i in range(0, len(records), size):
-            batch = Batch(tp, records[i : i + size], begin, epoch, self)
+            batch = self._waiting[tp] = Batch(tp, records[i : i + size], begin, epoch, self)
             begin = batch.end
             for channel in self.app.topics._tp_index.get(tp, ()):
                 channel.queue.force_put_nowait(batch)  # bounded by max_queued
-        self._next[tp] = begin
-        self._queued[tp] = self._queued.get(tp, 0) + len(records)
 
     def ack(self, batch: Batch) -> None:
         """Marks a batch as processed, unless its partition was moved or sought since."""
@@ -165,6 +176,8 @@ class BatchConsumer(driver.Consumer):
         if self._done.get(tp) != batch.begin:
             message = f"{tp}: {batch.begin} acknowledged before {self._done.get(tp)}"
             raise RuntimeError(message)
+        if self._waiting.get(tp) is batch:
+            del self._waiting[tp]
         self._done[tp] = batch.end
         self._queued[tp] -= len(batch.records)
 
@@ -202,6 +215,7 @@ class BatchConsumer(driver.Consumer):
     def _forget(self) -> None:
         self.epoch += 1
         self._next.clear()
+        self._waiting.clear()
         self._done.clear()
         self._queued.clear()
 

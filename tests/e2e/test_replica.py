@@ -48,13 +48,13 @@ from streams import Loop
 
 
 class Slow(base.Classifier):
-    '''Takes 10 ms for a lesson, as large forests do.'''
+    '''Takes 100 ms for a lesson.'''
 
     def __init__(self):
         self._inner = linear_model.LogisticRegression()
 
     def learn_one(self, x, y):
-        ready = perf_counter() + 0.01
+        ready = perf_counter() + 0.1
         self._inner.learn_one(x, y)
         while perf_counter() < ready:
             pass
@@ -104,7 +104,7 @@ def of_country(number: int, country: str) -> Example:
 def teach(system: System, numbers: range, country: str = "") -> None:
     """Writes lessons to the log and waits until the learner has told of each."""
     system.send("examples", (of_country(n, country) for n in numbers), "model_key")
-    system.await_ids("outcomes", (f"f-{n}" for n in numbers), "feedback_id")
+    system.await_ids("outcomes", (f"f-{n}" for n in numbers), "feedback_id", within_s=90)
 
 
 def await_served(system: System, worker: str, versions: dict[str, int]) -> None:
@@ -298,13 +298,13 @@ def test_a_model_that_does_not_replay_is_served_from_the_learners_snapshots(
 def test_a_replica_that_fell_far_behind_takes_the_next_snapshot_and_folds_on_from_it(
     make: Callable[..., System],
 ) -> None:
-    """Six seconds of lessons wait for it when it wakes up, and the learner has done them meanwhile."""
+    """More than 20 s of lessons wait for it when it wakes up, and the learner has done them meanwhile."""
     system = make(SLOW, snapshot_interval_s=0.5)
     system.await_running(system.start("predictor"), system.start("learner"))
-    teach(system, range(100))
+    teach(system, range(20))
     await_served(system, "predictor-1", ends_of_keys(system))
     system.send_signal("predictor-1", signal.SIGSTOP)
-    teach(system, range(100, 700))
+    teach(system, range(20, 250))
     system.send_signal("predictor-1", signal.SIGCONT)
 
     def taken() -> bool:
@@ -312,12 +312,12 @@ def test_a_replica_that_fell_far_behind_takes_the_next_snapshot_and_folds_on_fro
         return status is not None and status.numbers.get("snapshots_taken", 0) > 0
 
     await_that(taken, what="a snapshot is taken")
-    teach(system, range(700, 710))
+    teach(system, range(250, 260))
     await_served(system, "predictor-1", ends_of_keys(system))
     status = system.status("predictor-1")
     assert status is not None
     assert status.numbers["drifts"] == 0
     assert status.notes == []
     assert_answers_of(
-        expected(system, range(710)), answers(system, [f"e{n:05}" for n in range(20)])
+        expected(system, range(260)), answers(system, [f"e{n:05}" for n in range(20)])
     )
