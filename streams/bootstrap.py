@@ -429,7 +429,7 @@ def _predictor(parts: Parts, slot: Slot) -> Role:
     return Predictor(
         inputs=parts.topic(names.INPUTS),
         read=input_reader(loop.inputs, parts.codec),
-        model_key=parts.model_key(),
+        model_key=None if loop.model_key is None else parts.model_key(),
         policy=loop.review,
         predictions=parts.topic(names.PREDICTIONS),
         replica=replica,

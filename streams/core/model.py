@@ -85,13 +85,18 @@ def _probabilities(model: Model, classes: Sequence[Label]) -> Answerer:
     # A few classifiers choose otherwise than by the largest probability: ask those for the label too.
     choose = None if _chooses_the_likeliest(model) else model.predict_one
     text = {known: str(known) for known in classes}
-    bare = _bare_label(model)
+    bare, new = _bare_label(model), tuple.__new__
 
     def answer(features: Features) -> Answer:
         try:
             likely = predict_proba_one(features)
         except NotImplementedError:  # a wrapper has the method, the model that it wraps has not
             return bare(features)
+        if len(likely) == 2 and choose is None:  # the most of all models, and the fastest
+            (one, p), (other, q) = likely.items()
+            p, q = float(p), float(q)
+            scores = {text.get(one) or str(one): p, text.get(other) or str(other): q}
+            return new(Answer, (other, scores, q) if q > p else (one, scores, p))
         if not likely:
             return NOTHING
         label = max(likely, key=likely.get) if choose is None else choose(features)

@@ -13,7 +13,7 @@ from typing import ClassVar
 from faust.types import TP
 
 from streams.core.errors import BadRecord, Unavailable
-from streams.core.events import REVIEW, Features, Input, Prediction
+from streams.core.events import AUTO, Features, Input, Prediction
 from streams.core.review import Policy, Router
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
@@ -34,7 +34,7 @@ class Predictor(Role):
     Args:
         inputs: Topic of the raw inputs.
         read: Turns (key, value) into an input; raises BadRecord or Unavailable.
-        model_key: Gives the model's key for features; may raise BadRecord.
+        model_key: Gives the model's key for features, and may raise BadRecord; None if there is one model.
         policy: Who is asked for a verdict.
         predictions: Topic of the predictions.
     """
@@ -46,7 +46,7 @@ class Predictor(Role):
         *,
         inputs: str,
         read: Callable[[bytes | None, bytes | None], Input],
-        model_key: Callable[[Features], str],
+        model_key: Callable[[Features], str] | None,
         policy: Policy,
         predictions: str,
         replica: Replica,
@@ -56,7 +56,8 @@ class Predictor(Role):
         heart: Heart,
     ) -> None:
         self.topics = (inputs,)
-        self._read, self._model_key, self._policy = read, model_key, policy
+        self._read, self._policy = read, policy
+        self._model_key, self._is_one = model_key or (lambda features: ""), model_key is None
         self._predictions, self.replica = predictions, replica
         self._encode = codec.encoder(Prediction, predictions)
         self._outputs, self._guard, self._heart = outputs, guard, heart
@@ -77,34 +78,28 @@ class Predictor(Role):
         replica, topic, made = self.replica, self._predictions, list[Made]()
         self._fold()
         route = self._routers[batch.tp.partition]
-        limit = self._guard.limit
+        read, encode, new = self._read, self._encode, tuple.__new__
+        limit, key_of, key, asked = self._guard.limit, self._model_key, "", 0
+        only = replica.serving(key) if self._is_one else None
         for record in batch.records:
             stage, event_id = "decode", None
             try:
-                if record.value is not None and len(record.value) > limit:
+                payload = record.value
+                if payload is not None and len(payload) > limit:
                     self._guard.check_size(record)
-                event_id, features, text, occurred_at = self._read(record.key, record.value)
+                event_id, features, text, occurred_at = read(record.key, payload)
                 stage = "predict"
-                model_key = self._model_key(features)
-                fold = replica.serving(model_key)
+                fold = only
+                if fold is None:
+                    key = key_of(features)
+                    fold = replica.serving(key)
                 label, scores, confidence = fold.answer(features)
-                decision = route(event_id, label, scores, confidence)
-                value = self._encode(
-                    Prediction(
-                        event_id,
-                        label,
-                        scores,
-                        confidence,
-                        features,
-                        text,
-                        occurred_at,
-                        model_key,
-                        fold.version,
-                        decision.route,
-                        decision.reason,
-                        decision.probability,
-                    )
+                path, reason, probability, _ = route(event_id, label, scores, confidence)
+                made_of = (
+                    *(event_id, label, scores, confidence, features, text, occurred_at),
+                    *(key, fold.version, path, reason, probability, None),
                 )
+                value = encode(new(Prediction, made_of))
             except Unavailable:
                 raise
             except BadRecord as error:
@@ -112,10 +107,12 @@ class Predictor(Role):
             except Exception as error:  # noqa: BLE001  the guard: the model and the key are the user's code
                 self._guard.bury(record, stage, error, event_id)
             else:
-                asked = decision.route == REVIEW
-                self._asked += asked
-                headers = TO_PERSON if asked else TO_NOBODY
-                made.append((topic, value, event_id.encode(), headers))
+                if path is AUTO:
+                    made.append((topic, value, event_id.encode(), TO_NOBODY))
+                else:
+                    asked += 1
+                    made.append((topic, value, event_id.encode(), TO_PERSON))
+        self._asked += asked
         self._outputs.send_all(made)
         self._count += len(batch.records)
         self._outputs.poll()

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from math import isfinite
 from operator import itemgetter
 from pathlib import Path
@@ -32,6 +31,8 @@ Read: TypeAlias = Callable[[bytes], tuple[Writer | None, Fields]]
 
 MAX_ID_BYTES = 512
 SURELY_SHORT = MAX_ID_BYTES // 4
+AVRO = (SINGLE_OBJECT[0], CONFLUENT[0])
+"""How a record begins that is not JSON."""
 LONGS = range(-(2**63), 2**63)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
@@ -59,7 +60,7 @@ def input_reader(source: Source, codec: Codec) -> Callable[[bytes | None, bytes 
     own = _own_reader(take)
     codec = _codec_of(source, codec)
     if source.topic is None:
-        return partial(_read_own, codec, own)
+        return _own_source(codec, own)
     theirs = _their_reader(source, take)
 
     def read(key: bytes | None, value: bytes | None) -> Input:
@@ -146,12 +147,22 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON; leave the field out or make it null")
 
 
-def _read_own(
-    codec: Codec, own: Callable[[Input], Input], key: bytes | None, value: bytes | None
-) -> Input:
+def _own_source(
+    codec: Codec, own: Callable[[Input], Input]
+) -> Callable[[bytes | None, bytes | None], Input]:
     """The default source: our Input, or JSON of the same form."""
-    if value and value[0] in (0x00, 0xC3):
-        return own(codec.decode_as(Input, value))
+    decode = codec.decode
+
+    def read(key: bytes | None, value: bytes | None) -> Input:
+        if not value or value[0] not in AVRO:
+            return own(_json_input(codec, value))
+        record = decode(value)
+        return own(record if type(record) is Input else codec.decode_as(Input, value))
+
+    return read
+
+
+def _json_input(codec: Codec, value: bytes | None) -> Input:
     _, fields = _fields(codec, value)
     event_id = _event_id(fields, "event_id")
     features = fields.get("features")
@@ -162,7 +173,7 @@ def _read_own(
         text, occurred_at = _text("text", fields.get("text")), _time("occurred_at", happened)
     except BadRecord as error:
         raise BadRecord(error.reason, event_id=event_id) from error
-    return own(Input(event_id, _Json(features), text, occurred_at))
+    return Input(event_id, _Json(features), text, occurred_at)
 
 
 class _Json(dict[str, Any]):

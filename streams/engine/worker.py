@@ -331,7 +331,7 @@ class RoleWorker:
         self._role.open()
         gc.collect()
         gc.freeze()  # what was loaded lives on: full collections need not look at it
-        gc.set_threshold(50_000, 20, 50)
+        gc.set_threshold(200_000, 20, 50)
         try:
             asyncio.run(self._serve())
         finally:
