@@ -62,6 +62,7 @@ class Joiner(Role):
     name: ClassVar[str] = "joiner"
     copartitioned: ClassVar[bool] = True
     max_batch: ClassVar[int] = 250
+    niceness: ClassVar[int] = 5
 
     def __init__(
         self,

@@ -37,6 +37,7 @@ class Learner(Role):
 
     name: ClassVar[str] = "learner"
     finds_its_place: ClassVar[bool] = True
+    niceness: ClassVar[int] = 10
 
     def __init__(
         self,
