@@ -46,6 +46,7 @@ from streams.engine import admin, snapshots
 from streams.engine.adoption import Adoption
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
+from streams.engine.heap import share_arenas
 from streams.engine.intake import Intake
 from streams.engine.joiner import Joiner
 from streams.engine.learner import Learner
@@ -330,6 +331,7 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
         message = f"no role is called {role!r}; there are {', '.join(ROLES)}"
         raise NotFound(message)
     _with_fixed_hashes()
+    share_arenas()
     _start_logging()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Faust has its own
     loop = load(reference)

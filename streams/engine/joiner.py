@@ -21,6 +21,7 @@ from streams.core.events import Example, Outcome, Review
 from streams.core.topics import partition_of
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
+from streams.engine.heap import give_back
 from streams.engine.partition import Buried, Emit, Misrouted, Output, PartitionJoin, Record
 from streams.engine.producer import NO_HEADERS, Made, Outputs
 from streams.engine.reader import chunks_to_end, group_less, watermarks
@@ -133,6 +134,7 @@ class Joiner(Role):
             if monotonic() - told > TOLD_EVERY_S:
                 told = monotonic()
                 log.info("read %s of %s (%d %%)", f"{done:,}", f"{records:,}", 100 * done / records)
+        give_back()
 
     def revoked(self) -> None:
         """Closes the states; what was not committed is forgotten, and will be read again."""

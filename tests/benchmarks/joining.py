@@ -78,7 +78,10 @@ class Joiner:
         lab.await_written(self._examples, before, verdicts, [child])
         cpu = child.cpu_s() - cpu
         rate = lab.span(self._examples, before).rate
-        lab.say(f"joined {rate:,.0f}/s ({cpu / verdicts * 1e6:.1f} µs)")
+        lab.say(
+            f"joined {rate:,.0f}/s ({cpu / verdicts * 1e6:.1f} µs);"
+            f" it holds {child.rss_mb():,.0f} MB, at most {child.peak_rss_mb():,.0f} MB"
+        )
         return [
             Figure("joiner_joined_per_s", rate),
             Figure("joiner_joined_cpu_us", cpu / verdicts * 1e6),
