@@ -562,6 +562,22 @@ def models(loop: Loop, settings: Settings) -> list[Snapshot]:
     return Parts(loop, settings).stored()
 
 
+def today(loop: Loop, settings: Settings, model_key: str) -> Fold:
+    """A model as it is now: its newest snapshot, and the log after it, as a predictor has them.
+
+    Raises:
+        Conflict: The log's newest definition is not that of this code.
+    """
+    parts = Parts(loop, settings)
+    mine = parts.define()
+    replica = Replica(parts.log(mine), parts.codec, replays=mine.replays)
+    try:
+        replica.open()
+        return replica.serving(model_key)
+    finally:
+        replica.close()
+
+
 def adopt(loop: Loop, settings: Settings, mode: str, why: str) -> None:
     """Makes the definition of this code the loop's, or finishes doing so: see ``engine/adoption``.
 

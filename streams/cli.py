@@ -192,6 +192,29 @@ def tail(
 
 @commands.command()
 @on_loop
+@click.argument("event_id", metavar="EVENT_ID")
+@as_json
+@on_kafka
+def history(loop: str, event_id: str, as_json: bool, bootstrap: str | None) -> None:
+    """Tell the whole story of an event.
+
+    Input, prediction and why, who said what and what became of it, the version that learned it, and what the model of
+    today says: reads inputs, predictions, reviews, feedback, examples, outcomes, dead-letters and models.
+
+    Example: counterpoint history phishing site-0001
+    """
+    from streams import show, trace
+
+    with show.waiting(f"looking for {event_id}"):
+        story = trace.history(*found(loop, bootstrap), event_id)
+    if as_json:
+        print_json(story.as_json())
+    else:
+        print_table(show.story(story))
+
+
+@commands.command()
+@on_loop
 @as_json
 @on_kafka
 def status(loop: str, as_json: bool, bootstrap: str | None) -> None:

@@ -15,15 +15,20 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 from rich.text import Text
 
+from streams.core.topics import SUFFIXES
+
 if TYPE_CHECKING:
     from streams.config import SettingField
     from streams.core.events import Snapshot
+    from streams.core.story import Moment
     from streams.core.topics import TopicSpec
     from streams.operate import Letter, Report, Told, Worker
+    from streams.trace import Story
 
 SHORT = 120
 GAUGES = ("behind", "models", "model_bytes", "pending", "unsaved")
 """Numbers of a heartbeat that tell how much there is: their change per second says little."""
+MOMENT_STYLES = {"prediction": "cyan", "feedback": "bold", "example": "green", "dead letter": "red"}
 STATE_STYLES = {"running": "green", "stopped": "dim", "silent": "bold red"}
 
 
@@ -245,6 +250,35 @@ def progress() -> Iterator[Callable[[str, float], None]]:
         yield show
 
 
+def story(told: Story) -> Table:
+    """An event's story, one line a moment."""
+    made = table("time", "what", "where", "", numbers=())
+    for each in told.moments:
+        what = Text(each.kind, MOMENT_STYLES.get(each.kind, ""))
+        own = each.topic.removeprefix(f"{told.loop}.")
+        topic = own if own in SUFFIXES else each.topic
+        where = f"{topic}-{each.partition}-{each.offset}"
+        row(made, f"{time_of(each.at)}.{each.at % 1000:03}", what, where, _says(each))
+    row(made, "today", Text("the model"), "", pairs(told.today))
+    return made
+
+
+def _says(moment: Moment) -> str:
+    says = {name: value for name, value in moment.says.items() if value is not None and value != []}
+    says.pop("told", None)
+    for name in ("deadline", "given_at", "occurred_at", "predicted_at", "answered_at"):
+        if name in says:
+            says[name] = time_of(says[name])
+    if says.pop("repeats", False):
+        return f"again, and not counted: {pairs(says)}"
+    return pairs(says)
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Names and values on one line."""
+    return " ".join(f"{name}={_cut(text(value))}" for name, value in values.items())
+
+
 def fields(values: Mapping[str, Any]) -> Table:
     """A record, one line a field."""
     made = table("field", "value")
@@ -261,10 +295,9 @@ def text(value: Any) -> str:
 
 def line(told: Told) -> str:
     """A record on one line; long values are cut."""
-    pairs = (f"{name}={_cut(text(value))}" for name, value in told.fields.items())
     where = f"{told.partition}-{told.offset}"
     kind = told.kind.rpartition(".")[2]
-    return f"{time_of(told.timestamp)} {where} {told.key or ''} {kind} {' '.join(pairs)}"
+    return f"{time_of(told.timestamp)} {where} {told.key or ''} {kind} {pairs(told.fields)}"
 
 
 def _cut(value: str) -> str:

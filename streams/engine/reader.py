@@ -93,6 +93,19 @@ def watermarks(
     return low, high
 
 
+def offset_at(consumer: Consumer, topic: str, partition: int, time_ms: int, end: int) -> int:
+    """The first offset of that time or later, by the broker's clock; ``end`` if there is none.
+
+    Raises:
+        Unavailable: The broker did not answer.
+    """
+    where = TopicPartition(topic, partition, max(time_ms, 0))
+    (found,) = patiently(
+        lambda left_s: consumer.offsets_for_times([where], timeout=left_s), f"{topic}-{partition}"
+    )
+    return int(found.offset) if found.offset >= 0 else end
+
+
 def to_end(
     kafka: Mapping[str, Any],
     topic: str,
