@@ -394,7 +394,7 @@ class Log:
         for manifest in stored.values():
             by_partition.setdefault(manifest.partition, []).append(manifest)
         for partition, manifests in by_partition.items():
-            for key in snapshots.expendable(manifests, self._bases):
+            for key in snapshots.expendable(manifests, int(time() * 1000), self._bases):
                 outputs.send(self.models, None, key, partition=partition)
                 stored.pop(snapshots.parse_key(key).snapshot_id, None)
 

@@ -18,10 +18,9 @@ from river.__version__ import __version__ as river_version
 
 from streams.core.errors import BadRecord
 from streams.core.events import Chunk, Snapshot
+from streams.core.thinning import Kept, thin
 
 CHUNK_BYTES = 512 * 1024
-KEEP = 10
-"""Snapshots kept of each model key."""
 MANIFEST = "manifest"
 
 
@@ -66,21 +65,23 @@ def chunk_keys(snapshot: Snapshot) -> list[bytes]:
 
 
 def expendable(
-    snapshots: Iterable[Snapshot], bases: Collection[str] = (), keep: int = KEEP
+    snapshots: Iterable[Snapshot], now_ms: int, bases: Collection[str] = ()
 ) -> list[bytes]:
-    """Keys to tombstone so that each model key keeps its newest snapshots, and every lineage its base.
+    """Keys to tombstone so that each model key keeps what ``core/thinning`` says, and every lineage its base.
 
     Manifests come first: a snapshot that is half gone must not look whole.
     """
     held: dict[str, list[Snapshot]] = {}
     for snapshot in snapshots:
         held.setdefault(snapshot.model_key, []).append(snapshot)
-    gone = [
-        old
-        for of_key in held.values()
-        for old in sorted(of_key, key=_age, reverse=True)[keep:]
-        if old.snapshot_id not in bases
-    ]
+    gone = []
+    for of_key in held.values():
+        kept = thin((Kept(s.version, s.created_at, s.snapshot_id) for s in of_key), now_ms)
+        gone += [
+            old
+            for old in sorted(of_key, key=_age, reverse=True)
+            if old.snapshot_id not in kept and old.snapshot_id not in bases
+        ]
     return [manifest_key(old) for old in gone] + [key for old in gone for key in chunk_keys(old)]
 
 
