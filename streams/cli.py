@@ -220,7 +220,8 @@ def history(loop: str, event_id: str, as_json: bool, bootstrap: str | None) -> N
 def status(loop: str, as_json: bool, bootstrap: str | None) -> None:
     """Show how the workers of a loop are.
 
-    Lag, model version, what waits, rates: reads status, and the ends of the topics that the roles read.
+    Lag, model versions, snapshots that are old or were refused, what waits and for how long, rates: reads status, and
+    the ends of the topics that the roles read.
 
     Example: counterpoint status phishing
     """
@@ -231,6 +232,9 @@ def status(loop: str, as_json: bool, bootstrap: str | None) -> None:
         print_json(report.as_json())
     else:
         print_table(show.report(report))
+        if report.models:
+            print_table(show.models(report))
+        click.echo(show.totals(report))
         if report.unread:
             say(show.unread(report))
 

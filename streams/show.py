@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from streams.core.events import Snapshot
     from streams.core.story import Moment
     from streams.core.topics import TopicSpec
-    from streams.operate import Letter, Report, Told, Worker
+    from streams.operate import Letter, Place, Report, Told, Worker
     from streams.trace import Story
 
 SHORT = 120
-GAUGES = ("behind", "models", "model_bytes", "pending", "unsaved")
+MOST_MODELS = 20
+GAUGES = ("behind", "models", "model_bytes", "parked", "pending", "rebuilding", "unsaved")
 """Numbers of a heartbeat that tell how much there is: their change per second says little."""
 MOMENT_STYLES = {"prediction": "cyan", "feedback": "bold", "example": "green", "dead letter": "red"}
 STATE_STYLES = {"running": "green", "stopped": "dim", "silent": "bold red"}
@@ -91,10 +92,48 @@ def report(told: Report) -> Table:
             _rate(worker),
             "; ".join(status.notes),
         ]
-        lags = [(f"{place.topic}-{place.partition}", f"{place.lag:,}") for place in worker.places]
+        lags = [(f"{place.topic}-{place.partition}", _lag(place)) for place in worker.places]
         for i, (place, lag) in enumerate(lags or [("none", "")]):
             row(made, *(head if i == 0 else [""] * 3), place, lag, *(tail if i == 0 else [""] * 4))
     return made
+
+
+def _lag(place: Place) -> str:
+    since = "" if place.behind_s is None else f" ({duration(place.behind_s)})"
+    return f"{place.lag:,}{since}"
+
+
+def duration(seconds: float) -> str:
+    """A time span, as short as it can be."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def models(told: Report) -> Table:
+    """The models of a loop, one line each; of very many the ones whose snapshot is the oldest."""
+    made = table("model", "version", "snapshot", numbers=["version", "snapshot"])
+    oldest_first = sorted(
+        told.models, key=lambda each: (each.snapshot_age_s is not None, -(each.snapshot_age_s or 0))
+    )
+    for each in oldest_first[:MOST_MODELS]:
+        age = each.snapshot_age_s
+        stored = "none yet" if age is None else f"{duration(age)} old"
+        row(made, each.model_key or "(the only one)", f"{each.version:,}", stored)
+    if len(oldest_first) > MOST_MODELS:
+        row(made, f"and {len(oldest_first) - MOST_MODELS:,} more", "", "")
+    return made
+
+
+def totals(told: Report) -> str:
+    """What waits in all, in one sentence."""
+    of = told.totals
+    oldest = (
+        "" if of.oldest_waiting_s is None else f", the oldest for {duration(of.oldest_waiting_s)}"
+    )
+    rebuilt = f"; {of.rebuilds:,} models rebuilt" if of.rebuilds else ""
+    return f"{of.lag:,} records to be read; {of.pending:,} predictions wait for a verdict{oldest}{rebuilt}"
 
 
 def unread(told: Report) -> str:

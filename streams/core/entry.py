@@ -29,6 +29,11 @@ class Held(NamedTuple):
     answered: bool = False
     taught: bool = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a verdict."""
+        return self.value is not None and not self.answered
+
 
 class Given(NamedTuple):
     """A feedback.
@@ -55,7 +60,7 @@ class Entry(NamedTuple):
     @property
     def pending(self) -> int:
         """How many of its predictions wait for a verdict."""
-        return sum(held.value is not None and not held.answered for held in self.predictions)
+        return sum(held.waits for held in self.predictions)
 
 
 ALONE, WHOLE = 1, 2

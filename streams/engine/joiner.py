@@ -38,6 +38,8 @@ partition, may be so far apart."""
 ASK_S = 2.0
 """How long the broker may take to tell its time; then the clock stands until the next heartbeat."""
 TOLD_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
+"""How often the oldest prediction that waits is looked for."""
 
 
 class OpenPartition(Protocol):
@@ -95,6 +97,8 @@ class Joiner(Role):
         self._idle: dict[
             TP, tuple[int, int]
         ] = {}  # an end, and the broker's time before it was asked
+        self._oldest: list[int] = []  # times of predictions that wait for a verdict
+        self._looked = 0.0
         self._reader = group_less(kafka)
         self._counts: dict[str, int] = defaultdict(int)
         self._senders: Mapping[type, Callable[[Any], None]] = {
@@ -181,6 +185,10 @@ class Joiner(Role):
                 behind |= joined.behind
         finally:
             self._outputs.send_all(self._made)
+        if not behind and self._looked + LOOK_EVERY_S < monotonic():
+            found = [joined.oldest_waiting() for joined in self._joins.values()]
+            self._oldest = [at for at in found if at is not None]
+            self._looked = monotonic()
         return 0.01 if behind else 0.5
 
     def _read_to(self, joined: PartitionJoin, topic: str, partition: int) -> int:
@@ -189,8 +197,10 @@ class Joiner(Role):
 
     def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells positions and counts; asks the broker for its time, and then where the partitions end."""
+        oldest = {"oldest_waiting_at": min(self._oldest)} if self._oldest else {}
         numbers = {
             **self._counts,
+            **oldest,
             "dead_letters": self._guard.count,
             "pending": sum(joined.state.pending for joined in list(self._joins.values())),
         }

@@ -22,6 +22,7 @@ from streams.engine.codec import Codec
 from streams.engine.guard import Guard, Raw
 from streams.engine.log import Log, Sealed, control_kind
 from streams.engine.producer import NO_HEADERS, Made, Outputs
+from streams.engine.snapshots import newest_stored
 from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
@@ -68,6 +69,7 @@ class Learner(Role):
         self._captured: list[Sealed] = []
         self._lineages: dict[int, Start] = {}
         self._stored: dict[str, Snapshot] = {}
+        self._refused: list[str] = []
         self._learned = 0
         self._made: list[Made] = []
 
@@ -81,6 +83,7 @@ class Learner(Role):
         self._starts = {tp: opening.starts[tp.partition] for tp in committed}
         self._unsaved.clear()
         self._stored = dict(opening.snapshots.manifests)
+        self._refused = opening.snapshots.notes()
         self._log.sweep(opening, self._outputs)
 
     def starts(self, committed: Mapping[TP, int]) -> dict[TP, int]:
@@ -224,6 +227,8 @@ class Learner(Role):
                 "model_bytes": sum(fold.size for fold in folds.values()),
                 "unsaved": len(self._unsaved),
             },
+            notes=self._refused,
+            stored=newest_stored(list(self._stored.values()), folds),
         )
 
     def close(self, progress: Mapping[TP, Progress]) -> None:

@@ -129,6 +129,7 @@ class Log:
         self._allowed, self._unpickle = allowed, snapshots.unpickler(allowed)
         self._base: bytes | None = None
         self._bases: frozenset[str] = frozenset()
+        self._unloadable: dict[str, str] = {}  # whole and signed, and yet no model: by id, why
 
     def open(
         self,
@@ -151,6 +152,20 @@ class Log:
             ConfigError: The log is not the one that the snapshots were made of.
             Unavailable: The broker does not answer.
         """
+        while True:
+            known = len(self._unloadable)
+            opening = self._open(scores, partitions, stop, until)
+            if len(self._unloadable) == known:
+                return opening
+            # What is in a state shows when it is loaded, and the states of older snapshots were let go of by then
+
+    def _open(
+        self,
+        scores: bool,
+        partitions: Collection[int] | None,
+        stop: Callable[[], bool],
+        until: Mapping[int, int] | None,
+    ) -> Opening:
         consumer = group_less(self.kafka)
         try:
             if partitions is None:
@@ -182,13 +197,23 @@ class Log:
 
         reader = snapshots.SnapshotReader(
             self._codec.decode,
-            lambda manifest, chunks: snapshots.unseal(manifest, chunks, self._secret),
+            self.unseal,
             wanted=is_wanted,
             bases=bases,
         )
         for message in to_end(self.kafka, self.models, dict.fromkeys(ends, 0), ends, stop):
             reader.add(message.key() or b"", message.value())
         return reader
+
+    def unseal(self, manifest: Snapshot, chunks: Iterable[Chunk]) -> bytes:
+        """The state that a snapshot holds.
+
+        Raises:
+            BadRecord: It cannot be used.
+        """
+        if manifest.snapshot_id in self._unloadable:
+            raise BadRecord(self._unloadable[manifest.snapshot_id])
+        return snapshots.unseal(manifest, chunks, self._secret)
 
     def _open_partition(
         self, opening: Opening, partition: int, low: int, high: int, stop: Callable[[], bool]
@@ -299,7 +324,11 @@ class Log:
             if stored is None or stored.snapshot.partition != partition:
                 continue
             if stored.snapshot.version >= start.snapshot_from:
-                opening.folds[key] = self.load(reader, key, scores=scores)
+                try:
+                    opening.folds[key] = self.load(reader, key, scores=scores)
+                except BadRecord as error:
+                    told = snapshots.refusal(stored.snapshot, error.reason)
+                    self._unloadable[stored.snapshot.snapshot_id] = told
                 opening.partition_of[key] = partition
 
     def load(self, reader: snapshots.SnapshotReader, key: str, *, scores: bool) -> Fold:

@@ -20,11 +20,13 @@ from streams.core.verdicts import Rules
 from streams.engine.codec import Codec
 from streams.engine.guard import Raw, check_size
 from streams.engine.sources import check_id
-from streams.engine.state import ENTRY, Place, State, pack, unpack
+from streams.engine.state import DUE, ENTRY, Place, State, pack, unpack
 
 ASKED, UNASKED = ("route", b"review"), ("route", b"auto")
 DUE_STEPS = 256
 """What is due is looked at up to this fraction of the window late: records of one batch share a list of what is due."""
+LOOKED_AT = 500
+"""Events that one call of ``oldest_waiting`` looks at, about: 2 ms of work."""
 EXPIRE_AT_ONCE = 10_000
 """Events that one call of ``advance`` looks at, about: 0.1 s of work."""
 ALL = 1 << 62
@@ -119,6 +121,7 @@ class PartitionJoin:
         self._due_ms = max(rules.window_ms // DUE_STEPS, 1)
         self._read_to = {predictions: 0, feedback: 0}
         self.behind = False
+        self._waits_from = DUE  # no list before this one has a prediction that waits
 
     def predictions(self, records: Iterable[Raw]) -> None:
         """Takes in records of the predictions, in order."""
@@ -139,6 +142,22 @@ class PartitionJoin:
         self._read_to = {topic: max(at, told[topic]) for topic, at in self._read_to.items()}
         now = min(map(self._clock, self._read_to))
         self.behind = self._expire(now, EXPIRE_AT_ONCE, self._emit)
+
+    def oldest_waiting(self) -> int | None:
+        """The time of the oldest prediction that waits for a verdict; None if there is none, or it is not found yet.
+
+        Each call looks at a bounded number of events.  Who was answered does not wait again, and what comes is due
+        after all that is there: so none is looked at by many calls.
+        """
+        if not self.state.pending:
+            return None
+        keys, rest = self.state.scheduled(self._waits_from, LOOKED_AT)
+        found = self.state.load([ENTRY + key for key in keys]).values()
+        entries = [decode(stored) for stored in found if stored is not None]
+        waiting = [held.t for entry in entries for held in entry.predictions if held.waits]
+        if not waiting:
+            self._waits_from = rest
+        return min(waiting, default=None)
 
     def catch_up(self, topic: str, records: Iterable[Raw]) -> None:
         """Takes in records, in order, that were committed: what they cause is not emitted, and is on disk at once."""

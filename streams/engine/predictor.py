@@ -148,7 +148,7 @@ class Predictor(Role):
                 "dead_letters": self._guard.count,
                 **self.replica.numbers(),
             },
-            notes=self.replica.notes,
+            notes=[*self.replica.notes, *self.replica.refused()],
         )
 
     def close(self, progress: Mapping[TP, Progress]) -> None:

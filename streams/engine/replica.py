@@ -99,6 +99,10 @@ class Replica:
             "models": len(self._folds),
         }
 
+    def refused(self) -> list[str]:
+        """What to say of snapshots that could not be used; older ones, and the log, serve in their place."""
+        return self._snapshots.notes()
+
     def fold(self, budget_s: float) -> bool:
         """Folds what came in, for at most about ``budget_s`` seconds; true if there is more.
 

@@ -89,6 +89,16 @@ def _age(snapshot: Snapshot) -> tuple[int, int]:
     return snapshot.version, snapshot.created_at
 
 
+def newest_stored(snapshots: Iterable[Snapshot], model_keys: Collection[str]) -> dict[str, int]:
+    """By model key, when its newest snapshot was stored."""
+    newest: dict[str, int] = {}
+    for snapshot in snapshots:
+        key = snapshot.model_key
+        if key in model_keys:
+            newest[key] = max(newest.get(key, 0), snapshot.created_at)
+    return newest
+
+
 # Sealing -------------------------------------------------------------------------------------------------------------
 
 
@@ -137,9 +147,16 @@ def unseal(snapshot: Snapshot, chunks: Iterable[Chunk], secret: bytes) -> bytes:
 
 
 def _bad(snapshot: Snapshot, what: str) -> BadRecord:
-    return BadRecord(
-        f"Snapshot {snapshot.snapshot_id} (model {snapshot.model_key!r}, version {snapshot.version}) {what}"
-    )
+    return BadRecord(f"{_name(snapshot)} {what}")
+
+
+def refusal(snapshot: Snapshot, reason: str) -> str:
+    """Why a snapshot that is whole and signed cannot be used all the same."""
+    return f"{_name(snapshot)} cannot be loaded: {reason}"
+
+
+def _name(snapshot: Snapshot) -> str:
+    return f"Snapshot {snapshot.snapshot_id} (model {snapshot.model_key!r}, version {snapshot.version})"
 
 
 def _signature(snapshot: Snapshot, pieces: Iterable[bytes], secret: bytes) -> bytes:
@@ -443,6 +460,13 @@ class SnapshotReader:
     def model_keys(self) -> list[str]:
         """Model keys that have a usable snapshot."""
         return sorted(self._newest)
+
+    def notes(self, most: int = 5) -> list[str]:
+        """What to tell of the snapshots that were refused: the last ones in full, of the others how many."""
+        reasons = list(dict.fromkeys(self.refused.copy().values()))
+        more = len(reasons) - most
+        told = [f"refused a snapshot and uses an older one: {reason}" for reason in reasons[-most:]]
+        return [*told, f"refused {more} more snapshots"] if more > 0 else told
 
     def incomplete(self) -> list[bytes]:
         """Keys of chunks whose manifest never came: at a learner's start what a dead one left, to be tombstoned."""

@@ -221,6 +221,17 @@ class State:
         self._top.changes.update(dict.fromkeys(due.lists))
         self._swept, self._next_due = due.upto, due.rest
 
+    def scheduled(self, begin: bytes, at_most: int) -> tuple[list[bytes], bytes]:
+        """Keys that are to be due, of the lists on disk from ``begin`` on, about so many; and where the rest begins."""
+        keys: list[bytes] = []
+        begin = max(begin, self._swept)
+        for at, packed in self._db.items(from_key=begin):
+            if at >= AFTER_DUE or len(keys) >= at_most:
+                break
+            keys += unpack(packed)
+            begin = at + b"\x00"
+        return keys, begin
+
     # The protocol
 
     def capture(self) -> Captured:

@@ -19,7 +19,7 @@ from streams.core.events import Example, Feedback, Outcome, Prediction, Review
 from streams.core.topics import partition_of
 from streams.core.verdicts import Rules
 from streams.engine.codec import Codec
-from streams.engine.partition import Buried, Misrouted, Output, PartitionJoin, Record
+from streams.engine.partition import LOOKED_AT, Buried, Misrouted, Output, PartitionJoin, Record
 from streams.engine.state import Identity, Place, State, TopicIdentity, open_state, pack, unpack
 
 P, F = "loop.predictions", "loop.feedback"
@@ -625,3 +625,23 @@ def test_a_disk_that_cannot_be_read_is_told_with_the_way_out(tmp_path: Path) -> 
 @given(st.lists(st.binary()))
 def test_parts_survive_being_packed(parts: list[bytes]) -> None:
     assert unpack(pack(parts)) == parts
+
+
+def test_the_oldest_prediction_that_waits_is_found_however_many_were_answered(
+    state: State, partition: PartitionJoin
+) -> None:
+    assert partition.oldest_waiting() is None
+    many = 2 * LOOKED_AT
+    partition.predictions([prediction(n, BEGIN + n, f"e{n}") for n in range(many)])
+    commit(state)
+    assert partition.oldest_waiting() == BEGIN
+    partition.feedback([feedback(n, BEGIN + many, f"e{n}", f"f{n}") for n in range(many - 1)])
+    commit(state)
+    found = [partition.oldest_waiting() for _ in range(4)]
+    assert found[-1] == BEGIN + many - 1
+    partition.feedback([feedback(many, BEGIN + many, f"e{many - 1}", f"f{many - 1}")])
+    commit(state)
+    assert partition.oldest_waiting() is None
+    partition.predictions([prediction(many, BEGIN + many, "late")])
+    commit(state)
+    assert partition.oldest_waiting() == BEGIN + many
