@@ -23,6 +23,7 @@ from confluent_kafka.admin import AdminClient
 from river.__version__ import __version__ as river_version
 from rocksdict import Cache
 
+from streams import show
 from streams.audit import Report, Stored, Subject
 from streams.audit import audit as recount
 from streams.config import Settings, signing_secret
@@ -48,7 +49,7 @@ from streams.engine.codec import Codec
 from streams.engine.guard import Guard
 from streams.engine.heap import share_arenas
 from streams.engine.intake import Intake
-from streams.engine.joiner import Joiner
+from streams.engine.joiner import Joiner, logged
 from streams.engine.learner import Learner
 from streams.engine.log import Log, control_kind, rounds_otherwise
 from streams.engine.partition import Emit, PartitionJoin
@@ -521,6 +522,7 @@ def _joiner(parts: Parts, slot: Slot) -> Role:
         outputs=parts.outputs,
         guard=parts.guard("joiner"),
         heart=parts.heart("joiner", slot.name),
+        watched=show.progress if sys.stderr.isatty() else logged,
     )
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 from confluent_kafka import Message
 from faust.types import TP
@@ -42,6 +43,24 @@ LOOK_EVERY_S = 1.0
 """How often the oldest prediction that waits is looked for."""
 
 
+Tell: TypeAlias = Callable[[str, float], None]
+"""Takes what is done, and the part of it that is, 0 to 1."""
+
+
+@contextmanager
+def logged() -> Iterator[Tell]:
+    """Tells how far something is by a line every two seconds."""
+    told = monotonic()
+
+    def tell(what: str, part: float) -> None:
+        nonlocal told
+        if monotonic() - told > TOLD_EVERY_S:
+            told = monotonic()
+            log.info("read %d %% of %s", 100 * part, what)
+
+    yield tell
+
+
 class OpenPartition(Protocol):
     """Opens the join of a partition."""
 
@@ -60,6 +79,7 @@ class Joiner(Role):
         reviews: Topic of the reviews.
         open_partition: Opens the join of a partition.
         kafka: Connection settings, in librdkafka's names.
+        watched: Shows how far it is with reading into a state that was behind.
     """
 
     name: ClassVar[str] = "joiner"
@@ -82,8 +102,9 @@ class Joiner(Role):
         outputs: Outputs,
         guard: Guard,
         heart: Heart,
+        watched: Callable[[], AbstractContextManager[Tell]] = logged,
     ) -> None:
-        self.topics = (predictions, feedback)
+        self.topics, self._watched = (predictions, feedback), watched
         self._predictions, self._feedback, self._partitions = predictions, feedback, partitions
         self._examples, self._outcomes, self._reviews = examples, outcomes, reviews
         self._encode_example = codec.encoder(Example, examples)
@@ -130,14 +151,13 @@ class Joiner(Role):
         log.info("reading %s records into the state, which was behind", f"{records:,}")
         starts = {topic: {p: m.start for p, m in of.items()} for topic, of in todo.items() if of}
         ends = {topic: {p: m.stop for p, m in of.items()} for topic, of in todo.items() if of}
-        done, told = 0, monotonic()
-        for chunk in chunks_to_end(self._kafka, starts, ends, abort.is_set):
-            for (topic, partition), of_partition in _by_partition(chunk).items():
-                self._joins[partition].catch_up(topic, of_partition)
-            done += len(chunk)
-            if monotonic() - told > TOLD_EVERY_S:
-                told = monotonic()
-                log.info("read %s of %s (%d %%)", f"{done:,}", f"{records:,}", 100 * done / records)
+        done = 0
+        with self._watched() as tell:
+            for chunk in chunks_to_end(self._kafka, starts, ends, abort.is_set):
+                for (topic, partition), of_partition in _by_partition(chunk).items():
+                    self._joins[partition].catch_up(topic, of_partition)
+                done += len(chunk)
+                tell(f"{records:,} records into the state", done / records)
         give_back()
 
     def revoked(self) -> None:

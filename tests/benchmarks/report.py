@@ -48,6 +48,10 @@ MEANINGS = {
     "joiner_rebuild_per_s": Meaning(
         "joiner, rebuilt after losing its disk", "/s", at_least=100_000
     ),
+    "joiner_restart_s": Meaning(
+        "joiner, first join after a clean stop, 2 M waiting", "s", at_most=5
+    ),
+    "joiner_without_disk_s": Meaning("… without its disk", "s"),
     "input_to_prediction_ms_p50": Meaning("input → prediction, p50", "ms"),
     "input_to_prediction_ms_p99": Meaning("input → prediction, p99", "ms", at_most=25),
     "verdict_to_served_ms_p50": Meaning("verdict → improved model serves, p50", "ms"),
