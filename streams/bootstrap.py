@@ -61,6 +61,7 @@ from streams.engine.replay import replays
 from streams.engine.replica import Replica
 from streams.engine.slot import Slot, take
 from streams.engine.sources import input_reader, label_reader
+from streams.engine.standby import Standby
 from streams.engine.state import (
     BLOCK_CACHE_BYTES,
     Identity,
@@ -321,8 +322,13 @@ def _as_key(value: object, what: str) -> str:
 # Running a role ------------------------------------------------------------------------------------------------------
 
 
-def run_role(role: str, reference: str, worker: str | None, settings: Settings) -> int:
+def run_role(
+    role: str, reference: str, worker: str | None, settings: Settings, *, standby: bool = False
+) -> int:
     """Runs a role until it is told to stop.
+
+    Args:
+        standby: Of a joiner: it keeps copies of the partitions that others own.
 
     Raises:
         ConfigError: The loop, the settings or the topics are not as they must be.
@@ -346,7 +352,7 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
         raise ConfigError(mistakes)
     slot = take(settings.state_dir / loop.name / role, role, worker)
     try:
-        built = BUILDERS[role](parts, slot)
+        built = _joiner(parts, slot, standby=standby) if standby else BUILDERS[role](parts, slot)
         options = _options(parts, role, slot, static=worker is not None)
         runner = RoleWorker(built, options, parts.places(role))
         if isinstance(built, Predictor):
@@ -474,7 +480,7 @@ def _intake(parts: Parts, slot: Slot) -> Role:
     )
 
 
-def _joiner(parts: Parts, slot: Slot) -> Role:
+def _joiner(parts: Parts, slot: Slot, *, standby: bool = False) -> Role:
     loop, topic = parts.loop, parts.topic
     predictions, feedback = topic(names.PREDICTIONS), topic(names.FEEDBACK)
     rules = Rules(
@@ -523,6 +529,15 @@ def _joiner(parts: Parts, slot: Slot) -> Role:
         guard=parts.guard("joiner"),
         heart=parts.heart("joiner", slot.name),
         watched=show.progress if sys.stderr.isatty() else logged,
+        standby=Standby(
+            topics=(predictions, feedback),
+            partitions=loop.partitions,
+            open_partition=open_partition,
+            group=parts.group("joiner"),
+            kafka=parts.kafka,
+        )
+        if standby
+        else None,
     )
 
 

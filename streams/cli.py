@@ -87,8 +87,9 @@ def up(loop: str, bootstrap: str | None) -> int:
 @click.argument("role", type=click.Choice(ROLES))
 @on_loop
 @click.option("--worker", metavar="NAME", help="Names its state and its place in the group.")
+@click.option("--standby", is_flag=True, help="Joiner: keep copies of what others own.")
 @on_kafka
-def run(role: str, loop: str, worker: str | None, bootstrap: str | None) -> int:
+def run(role: str, loop: str, worker: str | None, standby: bool, bootstrap: str | None) -> int:
     """Run one role of a loop in this process.
 
     Predictor: reads inputs and examples, writes predictions. Joiner: reads predictions and feedback, writes reviews,
@@ -99,7 +100,10 @@ def run(role: str, loop: str, worker: str | None, bootstrap: str | None) -> int:
     """
     from streams.bootstrap import run_role, settings
 
-    return run_role(role, loop, worker, settings(bootstrap))
+    if standby and role != "joiner":
+        message = "--standby is for the joiner: the other roles have nothing to copy"
+        raise click.UsageError(message)
+    return run_role(role, loop, worker, settings(bootstrap), standby=standby)
 
 
 @commands.command()

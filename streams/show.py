@@ -27,7 +27,17 @@ if TYPE_CHECKING:
 
 SHORT = 120
 MOST_MODELS = 20
-GAUGES = ("behind", "models", "model_bytes", "parked", "pending", "rebuilding", "unsaved")
+GAUGES = (
+    "behind",
+    "copies",
+    "copies_behind",
+    "models",
+    "model_bytes",
+    "parked",
+    "pending",
+    "rebuilding",
+    "unsaved",
+)
 """Numbers of a heartbeat that tell how much there is: their change per second says little."""
 MOMENT_STYLES = {"prediction": "cyan", "feedback": "bold", "example": "green", "dead letter": "red"}
 STATE_STYLES = {"running": "green", "stopped": "dim", "silent": "bold red"}

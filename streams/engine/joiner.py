@@ -12,9 +12,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
-from confluent_kafka import Message
 from faust.types import TP
 
 from streams.core.errors import Unavailable
@@ -23,9 +22,11 @@ from streams.core.topics import partition_of
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
 from streams.engine.heap import give_back
-from streams.engine.partition import Buried, Emit, Misrouted, Output, PartitionJoin, Record
+from streams.engine.partition import Buried, Misrouted, Output, PartitionJoin
 from streams.engine.producer import NO_HEADERS, Made, Outputs
 from streams.engine.reader import chunks_to_end, group_less, watermarks
+from streams.engine.records import by_partition
+from streams.engine.standby import OpenPartition, Standby
 from streams.engine.state import Captured
 from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
@@ -61,12 +62,6 @@ def logged() -> Iterator[Tell]:
     yield tell
 
 
-class OpenPartition(Protocol):
-    """Opens the join of a partition."""
-
-    def __call__(self, partition: int, emit: Emit) -> PartitionJoin: ...
-
-
 class Joiner(Role):
     """See the module.
 
@@ -80,6 +75,7 @@ class Joiner(Role):
         open_partition: Opens the join of a partition.
         kafka: Connection settings, in librdkafka's names.
         watched: Shows how far it is with reading into a state that was behind.
+        standby: Keeps copies of the partitions that others own.
     """
 
     name: ClassVar[str] = "joiner"
@@ -103,7 +99,9 @@ class Joiner(Role):
         guard: Guard,
         heart: Heart,
         watched: Callable[[], AbstractContextManager[Tell]] = logged,
+        standby: Standby | None = None,
     ) -> None:
+        self._standby = standby
         self.topics, self._watched = (predictions, feedback), watched
         self._predictions, self._feedback, self._partitions = predictions, feedback, partitions
         self._examples, self._outcomes, self._reviews = examples, outcomes, reviews
@@ -134,6 +132,8 @@ class Joiner(Role):
 
     def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
         """Opens the partitions' states, and reads into each what is committed and not in it."""
+        if self._standby is not None:
+            self._standby.hold({tp.partition for tp in committed})
         todo: dict[str, dict[int, range]] = {topic: {} for topic in self.topics}
         for partition in sorted({tp.partition for tp in committed}):
             opened = self._joins[partition] = self._open(partition, self._emit)
@@ -154,7 +154,7 @@ class Joiner(Role):
         done = 0
         with self._watched() as tell:
             for chunk in chunks_to_end(self._kafka, starts, ends, abort.is_set):
-                for (topic, partition), of_partition in _by_partition(chunk).items():
+                for (topic, partition), of_partition in by_partition(chunk).items():
                     self._joins[partition].catch_up(topic, of_partition)
                 done += len(chunk)
                 tell(f"{records:,} records into the state", done / records)
@@ -221,6 +221,7 @@ class Joiner(Role):
         numbers = {
             **self._counts,
             **oldest,
+            **(self._standby.numbers() if self._standby is not None else {}),
             "dead_letters": self._guard.count,
             "pending": sum(joined.state.pending for joined in list(self._joins.values())),
         }
@@ -291,17 +292,7 @@ class Joiner(Role):
     def close(self, progress: Mapping[TP, Progress]) -> None:
         """Closes the states, and says goodbye."""
         self.revoked()
+        if self._standby is not None:
+            self._standby.close()
         self._heart.stop(progress)
         self._reader.close()
-
-
-def _by_partition(chunk: list[Message]) -> dict[tuple[str, int], list[Record]]:
-    found: dict[tuple[str, int], list[Record]] = defaultdict(list)
-    for message in chunk:
-        where = message.topic() or "", message.partition() or 0
-        time_ms, headers = message.timestamp()[1], message.headers() or ()
-        record = Record(
-            *where, message.offset() or 0, time_ms, message.key(), message.value(), headers
-        )
-        found[where].append(record)
-    return found

@@ -167,11 +167,14 @@ class System:
 
     # Processes -------------------------------------------------------------------------------------------------------
 
-    def start(self, role: str, worker: str | None = None, **environ: str) -> str:
+    def start(
+        self, role: str, worker: str | None = None, *, standby: bool = False, **environ: str
+    ) -> str:
         """Starts a worker; its log goes to a file beside the loop."""
         worker = worker or f"{role}-1"
         argv = [sys.executable, "-m", "streams.cli", "run", role, self.reference]
-        return self.run(worker, [*argv, "--worker", worker], **environ)
+        more = ["--standby"] if standby else []
+        return self.run(worker, [*argv, "--worker", worker, *more], **environ)
 
     def run(self, worker: str, argv: list[str], **environ: str) -> str:
         """Starts any program as a worker."""
