@@ -52,6 +52,7 @@ MEANINGS = {
         "joiner, first join after a clean stop, 2 M waiting", "s", at_most=5
     ),
     "joiner_without_disk_s": Meaning("… without its disk", "s"),
+    "joiner_takeover_s": Meaning("… by one on standby", "s", at_most=10),
     "input_to_prediction_ms_p50": Meaning("input → prediction, p50", "ms"),
     "input_to_prediction_ms_p99": Meaning("input → prediction, p99", "ms", at_most=25),
     "verdict_to_served_ms_p50": Meaning("verdict → improved model serves, p50", "ms"),

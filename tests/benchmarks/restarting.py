@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 
+from streams import operate
+from streams.loop import Loop
 from tests.benchmarks import loops, material
 from tests.benchmarks.joining import Joiner
 from tests.benchmarks.lab import Lab
@@ -26,7 +28,35 @@ def measure(lab: Lab) -> list[Figure]:
     shutil.rmtree(joiner.folder)
     lost = _first_join(lab, joiner)
     lab.say(f"first join {again:.1f} s after a clean stop, {lost:.1f} s without a disk")
-    return [Figure("joiner_restart_s", again), Figure("joiner_without_disk_s", lost)]
+    taken_over = _taken_over(lab, joiner, loop)
+    lab.say(f"all joined {taken_over:.1f} s after the other joiner began to end")
+    return [
+        Figure("joiner_restart_s", again),
+        Figure("joiner_without_disk_s", lost),
+        Figure("joiner_takeover_s", taken_over),
+    ]
+
+
+def _taken_over(lab: Lab, joiner: Joiner, loop: Loop) -> float:
+    """Seconds from the end of the owner of half of the partitions until all verdicts on them are joined by who stood by."""
+    argv = ["-m", "streams.cli", "run", "joiner", "tests.benchmarks.loops:linear", "--standby"]
+    other = lab.child(f"{loop.name}-standby", loop.name, *argv)
+    lab.await_running(other)
+    settings = lab.settings(loop.name)
+
+    def copied() -> bool:
+        found = [each.status.numbers for each in operate.status(loop, settings).workers]
+        return any(each.get("copies") and not each.get("copies_behind") for each in found)
+
+    lab.await_that(copied, [other], "it has copied the other's partitions", 1.0)
+    before = lab.ends(joiner.examples)
+    verdicts = 40  # so that each partition has some
+    with other.stopped():
+        began = time.monotonic()
+        joiner.end()
+        lab.feed(joiner.feedback, material.feedback(joiner.answered, verdicts))
+    lab.await_written(joiner.examples, before, verdicts, [other])
+    return time.monotonic() - began
 
 
 def _first_join(lab: Lab, joiner: Joiner) -> float:
