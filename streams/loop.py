@@ -27,8 +27,8 @@ from streams.core.model import BINARY, MULTICLASS, REGRESSION, is_deaf_to_weight
 from streams.core.review import Everything, Policy
 
 TASKS = (BINARY, MULTICLASS, REGRESSION)
-LEARN_AGAIN, KEEP_FIRST = "learn-again", "keep-first"
-CORRECTIONS = (LEARN_AGAIN, KEEP_FIRST)
+LEARN_AGAIN, KEEP_FIRST, REPAIR = "learn-again", "keep-first", "repair"
+CORRECTIONS = (LEARN_AGAIN, KEEP_FIRST, REPAIR)
 AT_LEAST_ONCE = "at-least-once"
 UNANSWERED = "unanswered"
 WEIGHTED = (ACCEPT, CORRECT, REJECT, UNANSWERED)
@@ -99,7 +99,8 @@ class Loop:
         classes: The labels of a multiclass loop, all of them.
         model_key: A feature's name, or a function of the features: one model for each key.  None: one model.
         weights: Verdict kind (or ``unanswered``) to the weight of its lessons; 1 where nothing is said.
-        corrections: What a later verdict on the same event does: ``learn-again``, or ``keep-first``.
+        corrections: What a later verdict on the same event does: it is learned too (``learn-again``), or not
+            (``keep-first``), or in place of the earlier ones, as if they had never been given (``repair``).
         partitions: Of the topics that are keyed by event.
         delivery: ``at-least-once``.
 
@@ -367,10 +368,7 @@ def _is_deaf(loop: Loop) -> bool:
 
 
 def _mistakes_of_the_rest(loop: Loop) -> Iterable[Mistake]:
-    if loop.corrections == "repair":
-        expected = f"one of {', '.join(CORRECTIONS)}; repair comes with a later version"
-        yield Mistake("corrections", loop.corrections, expected)
-    elif loop.corrections not in CORRECTIONS:
+    if loop.corrections not in CORRECTIONS:
         yield Mistake("corrections", loop.corrections, f"one of {', '.join(CORRECTIONS)}")
     if type(loop.partitions) is not int or not 1 <= loop.partitions <= 10_000:
         yield Mistake("partitions", loop.partitions, "a whole number from 1 to 10000")
