@@ -348,6 +348,8 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
         runner = RoleWorker(built, options, parts.places(role))
         if isinstance(built, Predictor):
             built.replica.wake = runner.wake
+        elif isinstance(built, Learner):
+            built.wake = runner.wake
         runner.run()
     finally:
         slot.release()

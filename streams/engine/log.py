@@ -20,9 +20,12 @@ from river.__version__ import __version__ as river_version
 from streams.core import lineage
 from streams.core.errors import BadRecord, ConfigError, Conflict, Mistake
 from streams.core.events import (
+    EXCLUDE,
+    INCLUDE,
     Check,
     Chunk,
     Define,
+    Exclusion,
     Snapshot,
 )
 from streams.core.fold import Fold
@@ -36,6 +39,8 @@ from streams.engine.reader import chunks_to_end, group_less, partitions_of, to_e
 
 KIND = "kind"
 DEFINE = "define"
+CONTROLS = (EXCLUDE, INCLUDE)
+"""Kinds of the control records that are about one model key."""
 FAR = 1 << 62
 
 
@@ -123,10 +128,11 @@ class Log:
     ) -> None:
         self.kafka, self.examples, self.models, self.mine = kafka, examples, models, mine
         self._topic_id, self._codec, self._secret = topic_id, codec, secret
+        self.decode_as = codec.decode_as
         self._encode_chunk = codec.encoder(Chunk, models)
         self._encode_manifest = codec.encoder(Snapshot, models)
         self._make_fold, self._make_scores = new_fold, new_scores
-        self._allowed, self._unpickle = allowed, snapshots.unpickler(allowed)
+        self._allowed, self.unpickle = allowed, snapshots.unpickler(allowed)
         self._base: bytes | None = None
         self._bases: frozenset[str] = frozenset()
 
@@ -182,13 +188,33 @@ class Log:
 
         reader = snapshots.SnapshotReader(
             self._codec.decode,
-            lambda manifest, chunks: snapshots.unseal(manifest, chunks, self._secret),
+            self.unseal,
             wanted=is_wanted,
             bases=bases,
         )
         for message in to_end(self.kafka, self.models, dict.fromkeys(ends, 0), ends, stop):
             reader.add(message.key() or b"", message.value())
         return reader
+
+    def unseal(self, manifest: Snapshot, chunks: Iterable[Chunk]) -> bytes:
+        """The state that a snapshot holds.
+
+        Raises:
+            BadRecord: It cannot be used.
+        """
+        return snapshots.unseal(manifest, chunks, self._secret)
+
+    def restore(self, fold: Fold, state: bytes) -> None:
+        """Puts a stored state in place of a fold's."""
+        fold.load(state, self.unpickle)
+
+    def lineage_of(self, partition: int, end: int = FAR) -> lineage.Start:
+        """The lineage in force at an offset, read off all of the log before it.
+
+        Raises:
+            Conflict: The log's newest definition is not that of this process.
+        """
+        return self._lineage(partition, None, 0, end)
 
     def _open_partition(
         self, opening: Opening, partition: int, low: int, high: int, stop: Callable[[], bool]
@@ -313,14 +339,14 @@ class Log:
             reason = f"the newest snapshot of model {key!r} was taken already"
             raise BadRecord(reason)
         fold = self._make_fold(self._make_scores() if scores else None)
-        fold.load(stored.state, self._unpickle)
+        fold.load(stored.state, self.unpickle)
         return fold
 
     def new_fold(self, *, scores: bool) -> Fold:
         """A model before its first example, at version 0."""
         fold = self._make_fold(self._make_scores() if scores else None)
         if self._base is not None:
-            fold.load(self._base, self._unpickle)
+            fold.load(self._base, self.unpickle)
             fold.version = 0
         return fold
 
@@ -394,9 +420,14 @@ class Log:
         for manifest in stored.values():
             by_partition.setdefault(manifest.partition, []).append(manifest)
         for partition, manifests in by_partition.items():
-            for key in snapshots.expendable(manifests, self._bases):
+            for key in snapshots.expendable(manifests, self._kept(manifests)):
                 outputs.send(self.models, None, key, partition=partition)
                 stored.pop(snapshots.parse_key(key).snapshot_id, None)
+
+    def _kept(self, manifests: Iterable[Snapshot]) -> set[str]:
+        """What cannot be made again: the bases, and the models that a lineage carried over (see ``Adoption``)."""
+        carried = {m.snapshot_id for m in manifests if m.version == m.defined_at + 1}
+        return carried | self._bases
 
     def sweep(self, opening: Opening, outputs: Outputs) -> None:
         """Deletes what learners left behind that died before a snapshot was whole."""
@@ -413,6 +444,14 @@ class Log:
             return partitions_of(consumer, self.examples)
         finally:
             consumer.close()
+
+    def exclude(self, exclusion: Exclusion, partition: int, outputs: Outputs) -> int:
+        """Appends a control record about one model key, and gives its offset."""
+        value = self._codec.encode(self.examples, exclusion)
+        headers = [(KIND, exclusion.kind.encode())]
+        key = exclusion.model_key.encode()
+        written = outputs.deliver(self.examples, value, key, headers, partition)
+        return int(written.offset() or 0)
 
     def define(self, partition: int, define: Define, outputs: Outputs) -> int:
         """Appends a definition to a partition of the log, and gives its offset."""
@@ -448,12 +487,20 @@ class Log:
             ConfigError: It is another than the snapshots were made of, or does not begin at 0.
         """
         self._check_identity(self._read_snapshots({partition: FAR}), partition)
+        self.check_from(partition, 0)
+
+    def check_from(self, partition: int, begin: int) -> None:
+        """Sees that a partition still has its records from an offset on.
+
+        Raises:
+            ConfigError: It begins later.
+        """
         consumer = group_less(self.kafka)
         try:
             low, _ = watermarks(consumer, self.examples, partition)
         finally:
             consumer.close()
-        self._check_begin(partition, 0, low)
+        self._check_begin(partition, begin, low)
 
     def told_below(self, partition: int, end: int) -> int:
         """The offset below which the lineages before ``end`` told the outcomes: a learner tells them, then it stores."""
