@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from pyroaring import BitMap64
 
 Place = tuple[str, int, int]
 """Topic, partition, offset."""
@@ -27,6 +28,8 @@ SAMPLE = 500
 """So many predictions are made again, by the version that they name."""
 NEAR = 1e-6
 """So far apart, relatively, may answers be on machines that round otherwise."""
+TAKEN = ("learned", "retracted")
+"""The outcomes of what became an example: with a label, and without."""
 DUPLICATE = "duplicate"
 """The outcome that says that another copy of the verdict has one."""
 READ = ("outcomes", "dead-letters", "examples", "predictions", "feedback", "inputs")
@@ -137,30 +140,24 @@ def audit(
         settled: Nothing is under way any more: what has not happened is lost.
         progress: Told what is read, and how much of it, 0 to 1.
     """
-    consumer = Consumer(
-        {
-            "group.id": "counterpoint-audit",  # librdkafka wants a name; it is never joined
-            "enable.auto.commit": False,
-            "auto.offset.reset": "earliest",
-            "enable.partition.eof": True,
-            "fetch.wait.max.ms": 50,
-            **subject.kafka,
-        }
-    )
+    consumer, again = consumer_of(subject.kafka), consumer_of(subject.kafka)
     try:
         bounds = {suffix: bounds_of(consumer, subject.topics[suffix]) for suffix in READ}
-        return _Audit(subject, settled, progress, consumer, bounds).run()
+        return _Audit(subject, settled, progress, consumer, again, bounds).run()
     finally:
         consumer.close()
+        again.close()
 
 
 @dataclass(slots=True)
 class _Learned:
-    """The naive fold of one model key."""
+    """The naive fold of one model key; without a model while nobody has asked since it lost some of its lessons."""
 
     model: Any
     seen: dict[Place, str] = field(default_factory=dict)
     taught: set[object] = field(default_factory=set)
+    out: set[Place] = field(default_factory=set)
+    partition: int = 0
     version: int = 0
     probe: deque[Fields] = field(default_factory=lambda: deque(maxlen=PROBES))
 
@@ -186,10 +183,11 @@ class _Audit:
         settled: bool,
         progress: Callable[[str, float], None],
         consumer: Consumer,
+        again: Consumer,
         bounds: Mapping[str, Bounds],
     ) -> None:
         self._subject, self._settled, self._progress = subject, settled, progress
-        self._consumer, self._bounds = consumer, bounds
+        self._consumer, self._again, self._bounds = consumer, again, bounds
         self._counts: Counter[str] = Counter()
         self._off: dict[tuple[int, str], list[str]] = defaultdict(list)
         self._notes: list[str] = []
@@ -351,10 +349,10 @@ class _Audit:
                 outcome["partition"],
                 outcome["offset"],
             )
-            if status == "learned":
+            if status in TAKEN:
                 self._versions[feedback_id].add((outcome["model_key"], outcome["model_version"]))
         self._counts["outcomes"] = len(self._statuses)
-        self._counts["learned"] = len(self._versions)
+        self._counts["learned"] = sum("learned" in told for told in self._statuses.values())
 
     def _read_feedback(self) -> None:
         for message, _, feedback in self._records("feedback"):
@@ -387,6 +385,9 @@ class _Audit:
             if rests is None:
                 if "examples" not in self._kept_since:
                     self._accuse(2, "feedback learned without an example", feedback_id)
+            elif rests.status not in self._statuses[feedback_id]:
+                what = "feedback with another outcome than its example's"
+                self._accuse(2, what, feedback_id)
             elif rests.version not in versions:
                 what = "feedback learned at another version than its example's"
                 self._accuse(2, what, feedback_id)
@@ -406,7 +407,9 @@ class _Audit:
         if rests is None:
             answered_at = example["answered_at"]
             rests = self._sources[feedback_id] = _Rests(
-                (example["model_key"], version), inf if answered_at is None else answered_at
+                (example["model_key"], version),
+                inf if answered_at is None else answered_at,
+                TAKEN[example["label"] is None],
             )
         rests.places.add(where)
         is_there = where in self._places.get(feedback_id, ())
@@ -441,7 +444,7 @@ class _Audit:
 
     def _read_examples(self) -> None:
         for message, name, fields in self._records("examples"):
-            if name != "Example":
+            if name not in ("Example", "Exclusion"):
                 continue
             partition, offset = message.partition() or 0, message.offset() or 0
             lineage, key = self._lineages.get(partition, _Lineage()), fields["model_key"]
@@ -449,7 +452,10 @@ class _Audit:
             if learned is None:
                 learned = self._learned[key] = _Learned(self._subject.unlearned(lineage.base))
                 self._make_again(key, learned, lineage)
-            self._fold(fields, offset, learned, lineage)
+            if name == "Exclusion":
+                self._exclude(fields, partition, offset, learned)
+            else:
+                self._fold(fields, offset, learned, lineage)
             self._make_again(key, learned, lineage)
 
     def _fold(self, example: Fields, offset: int, learned: _Learned, lineage: _Lineage) -> None:
@@ -457,19 +463,49 @@ class _Audit:
         for source in example["sources"]:
             self._check_source(source, example, learned.version)
             learned.seen.setdefault(at(source), source["feedback_id"])
-        identities = {source["feedback_id"] or at(source) for source in example["sources"]}
-        is_new = not identities <= learned.taught
-        learned.taught |= identities
-        self._counts["examples" if is_new else "examples_again"] += 1
-        if is_new and offset >= lineage.learn_from:
+        fresh = fresh_of(example, learned.taught)
+        self._counts["examples" if fresh else "examples_again"] += 1
+        if is_lesson(example, fresh, learned.out) and offset >= lineage.learn_from:
             learned.probe.append(example["features"])
-            teach(learned.model, example)
+            if learned.model is not None:
+                teach(learned.model, example)
+
+    def _exclude(self, record: Fields, partition: int, offset: int, learned: _Learned) -> None:
+        """Takes sources out, or puts them back: what the model has learned is to be learned once more, without them."""
+        learned.version = offset + 1
+        named = {
+            (each["topic"], each["partition"], n)
+            for each in record["sources"]
+            for n in BitMap64.deserialize(each["offsets"])
+        }
+        out = learned.out | named if record["kind"] == "exclude" else learned.out - named
+        if out != learned.out:
+            learned.out, learned.model, learned.partition = out, None, partition
+
+    def _teach_again(self, key: str, learned: _Learned, lineage: _Lineage) -> None:
+        learned.model, taught = self._subject.unlearned(lineage.base), set[object]()
+        bounds = {learned.partition: (0, learned.version)}
+        for message in read(self._again, self._subject.topics["examples"], bounds):
+            if any(name == "kind" for name, _ in message.headers() or ()):
+                continue
+            try:
+                _, example = self._subject.decode(message.value() or b"")
+            except self._subject.unreadable:
+                continue
+            if example["model_key"] != key:
+                continue
+            fresh, offset = fresh_of(example, taught), message.offset() or 0
+            if is_lesson(example, fresh, learned.out) and offset >= lineage.learn_from:
+                teach(learned.model, example)
 
     def _make_again(self, key: str, learned: _Learned, lineage: _Lineage) -> None:
         """Compares what was predicted by this very version, and what is stored of it, with the naive fold."""
         predictions = self._samples[key].pop(learned.version, ())
         stored = self._subject.stored.get(key)
         is_comparable = self._is_comparable(learned.version, lineage)
+        is_stored = stored is not None and stored.version == learned.version
+        if is_comparable and learned.model is None and (predictions or is_stored):
+            self._teach_again(key, learned, lineage)
         if is_comparable:
             for prediction in predictions:
                 self._counts["rebuilt"] += 1
@@ -548,11 +584,13 @@ class _Rests:
     Attributes:
         version: Model key and version of the first of them.
         time_ms: When it was given, by the broker's clock.
+        status: What has to have become of it.
         places: Where it is said to be.
     """
 
     version: tuple[str, int]
     time_ms: float
+    status: str
     places: set[Place] = field(default_factory=set)
 
 
@@ -579,6 +617,18 @@ def lineage_of(definitions: Sequence[tuple[int, Fields]]) -> _Lineage:
         return _Lineage(newest, inf, base)
     fresh = max((offset for offset, define in later if define["mode"] == "fresh"), default=0)
     return _Lineage(fresh, newest, base)
+
+
+def fresh_of(example: Fields, taught: set[object]) -> list[Fields]:
+    """The sources of an example that none before it has; now they are taken as met."""
+    fresh = [s for s in example["sources"] if (s["feedback_id"] or at(s)) not in taught]
+    taught.update(source["feedback_id"] or at(source) for source in fresh)
+    return fresh
+
+
+def is_lesson(example: Fields, fresh: Sequence[Fields], out: set[Place]) -> bool:
+    """Whether an example teaches something: it has a label, and a fresh source that is not taken out."""
+    return example["label"] is not None and any(at(source) not in out for source in fresh)
 
 
 def teach(model: Any, example: Fields) -> None:
@@ -664,6 +714,20 @@ def show(where: Place) -> str:
 
 Bounds = Mapping[int, tuple[int, int]]
 """Partition to its first offset and its end."""
+
+
+def consumer_of(kafka: Mapping[str, Any]) -> Consumer:
+    """A consumer that belongs to no group."""
+    return Consumer(
+        {
+            "group.id": "counterpoint-audit",  # librdkafka wants a name; it is never joined
+            "enable.auto.commit": False,
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 50,
+            **kafka,
+        }
+    )
 
 
 def bounds_of(consumer: Consumer, topic: str) -> Bounds:
