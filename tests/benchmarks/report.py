@@ -39,6 +39,7 @@ MEANINGS = {
     "bare_per_s": Meaning("bare Python loop", "/s"),
     "learner_cpu_us": Meaning("learner, processor time", "µs/record"),
     "bare_cpu_us": Meaning("bare Python loop, processor time", "µs/record"),
+    "rebuild_100k_s": Meaning("a model of 100,000 lessons made again, once read", "s", at_most=3),
     "joiner_in_per_s": Meaning("joiner, predictions taken in, 1 M waiting", "/s", at_least=50_000),
     "joiner_in_cpu_us": Meaning("… processor time", "µs/record"),
     "joiner_joined_per_s": Meaning("joiner, feedback joined", "/s", at_least=15_000),
