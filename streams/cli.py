@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from streams import administer, terminal
+from streams import administer, revise, terminal
 from streams.core.errors import Unavailable
 from streams.terminal import HELP, as_json, found, on_kafka, on_loop, print_json, print_table, say
 
@@ -130,6 +130,7 @@ def send(loop: str, file: Any, event_id: str, bootstrap: str | None) -> None:
 @click.option("--accept", is_flag=True, help="The prediction is right.")
 @click.option("--reject", is_flag=True, help="The prediction is wrong.")
 @click.option("--abstain", is_flag=True, help="Nobody can tell.")
+@click.option("--retract", is_flag=True, help="What this reviewer said before is taken back.")
 @click.option("--reviewer", metavar="NAME", help="Who says so.")
 @click.option("--comment", metavar="TEXT", help="Why.")
 @click.option("--wait", is_flag=True, help="Wait for what becomes of it, up to 30 s.")
@@ -140,16 +141,16 @@ def feedback(
 ) -> None:
     """Give a verdict on an event.
 
-    It is one of --label, --accept, --reject, --abstain. Writes feedback and prints its id; with --wait, reads outcomes and prints what became of it.
+    It is one of --label, --accept, --reject, --abstain, --retract. Writes feedback and prints its id; with --wait, reads outcomes and prints what became of it.
 
     Example: counterpoint feedback phishing site-0001 --label true --reviewer ann --wait
     """
     from streams import operate
 
-    if [bool(verdict[kind]) for kind in ("accept", "reject", "abstain")].count(True) != (
+    if [bool(verdict[kind]) for kind in ("accept", "reject", "abstain", "retract")].count(True) != (
         verdict["label"] is None
     ):
-        message = "give one of --label, --accept, --reject, --abstain"
+        message = "give one of --label, --accept, --reject, --abstain, --retract"
         raise click.UsageError(message)
     wait_s = WAIT_S if wait else 0
     told = operate.feedback(*found(loop, bootstrap), event_id, wait_s=wait_s, **verdict)
@@ -280,6 +281,8 @@ def config(as_json: bool, bootstrap: str | None) -> None:
 
 for group in (administer.topics, administer.dead_letters, administer.models):
     commands.add_command(group)
+for command in revise.COMMANDS:
+    administer.models.add_command(command)
 
 
 def main() -> None:

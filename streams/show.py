@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     from streams.config import SettingField
     from streams.core.events import Snapshot
     from streams.core.topics import TopicSpec
+    from streams.corrections import Effect
     from streams.operate import Letter, Report, Told, Worker
+    from streams.versions import Affected
 
 SHORT = 120
-GAUGES = ("behind", "models", "model_bytes", "pending", "unsaved")
+GAUGES = (
+    *("awaited", "behind", "models", "model_bytes", "parked", "pending"),
+    *("rebuilding", "unsaved"),
+)
 """Numbers of a heartbeat that tell how much there is: their change per second says little."""
 STATE_STYLES = {"running": "green", "stopped": "dim", "silent": "bold red"}
 
@@ -180,6 +185,39 @@ def snapshots(found: Iterable[Snapshot]) -> Table:
             metrics,
             time_of(each.created_at),
             each.snapshot_id,
+        )
+    return made
+
+
+def effects(found: Iterable[Effect]) -> Table:
+    """What a change does to each model, one line each: before, and after it."""
+    made = table("model", "sources", "learned", "metrics", numbers=["sources"])
+    for each in found:
+        (was, becomes), (before, after) = each.learned, each.metrics
+        metrics = " ".join(
+            f"{name} {number(before[name])} → {number(after[name])}"
+            for name in sorted(before.keys() & after.keys())
+            if "." not in name
+        )
+        learned = f"{was:,} → {becomes:,}"
+        row(made, each.model_key or "(the only one)", f"{each.sources:,}", learned, metrics)
+    return made
+
+
+def affected(found: Iterable[Affected]) -> Table:
+    """Predictions, one line each."""
+    made = table("event", "version", "label", "confidence", "at", "verdict", numbers=["version"])
+    for each in found:
+        said = each.prediction
+        confidence = "" if said.confidence is None else number(said.confidence)
+        row(
+            made,
+            said.event_id,
+            f"{said.model_version:,}",
+            text(said.label),
+            confidence,
+            time_of(each.predicted_at),
+            "still counts" if each.is_open else "comes too late",
         )
     return made
 

@@ -68,6 +68,7 @@ def test_all_commands_of_the_design_are_there() -> None:
         *("topics create", "topics list", "topics check", "topics delete"),
         *("dead-letters list", "dead-letters show", "dead-letters retry"),
         *("models list", "models show", "models seed", "models adopt"),
+        *("models exclude", "models include", "models affected", "models at"),
     } <= COMMANDS.keys()
 
 

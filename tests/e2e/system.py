@@ -351,7 +351,9 @@ def event(event_id: str, **features: Any) -> Input:
     return Input(event_id, {**made, **features})
 
 
-def verdict(event_id: str, label: Label, feedback_id: str = "", kind: str = CORRECT) -> Feedback:
+def verdict(
+    event_id: str, label: Label | None, feedback_id: str = "", kind: str = CORRECT
+) -> Feedback:
     """A verdict on an event, by default with the id ``f-<event id>``."""
     return Feedback(feedback_id or f"f-{event_id}", event_id, kind, label)
 
