@@ -67,6 +67,7 @@ from streams.engine.state import (
 )
 from streams.engine.status import Heart
 from streams.engine.worker import Options, Role, RoleWorker
+from streams.failpoints import arm
 from streams.history import history
 from streams.loop import Loop, load
 
@@ -331,6 +332,7 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
         raise NotFound(message)
     _with_fixed_hashes()
     _start_logging()
+    arm(settings.failpoints)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Faust has its own
     loop = load(reference)
     parts = Parts(loop, settings)

@@ -18,6 +18,7 @@ from platformdirs import user_cache_path, user_state_path
 
 from streams.core.errors import ConfigError, Mistake, Unavailable
 from streams.core.topics import DAY_MS, Keep
+from streams.failpoints import Armed, parse
 
 PREFIX = "COUNTERPOINT_"
 TESTS = "COUNTERPOINT_TEST_"
@@ -130,6 +131,9 @@ SECRET = _Cast(Secret, "text")
 PATH = _Cast(_path, "a path")
 SERVERS = _Cast(_servers, "host:port, or several with commas between them")
 URL = _Cast(_url, "a URL such as http://127.0.0.1:8081")
+FAILPOINTS = _Cast(
+    parse, "point=action@nth, several with semicolons between them: see streams/failpoints.py"
+)
 
 
 def _told(help_text: str, cast: _Cast) -> dict[str, Any]:
@@ -252,6 +256,12 @@ class Settings:
             _number(0, "seconds", above=True),
         ),
     )
+    failpoints: tuple[Armed, ...] = field(
+        default=(),
+        metadata=_told(
+            "For tests: where this process kills or delays itself, or fails.", FAILPOINTS
+        ),
+    )
 
     def __post_init__(self) -> None:
         mistakes = list(_mistakes(self))
@@ -371,6 +381,8 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, Secret):
         return HIDDEN
+    if isinstance(value, tuple):
+        return ";".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

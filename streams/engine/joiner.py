@@ -28,6 +28,7 @@ from streams.engine.state import Captured
 from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
+from streams.failpoints import failpoint
 
 log = logging.getLogger("counterpoint.joiner")
 
@@ -116,6 +117,7 @@ class Joiner(Role):
             for topic, missing in opened.state.recover(offsets, starts).items():
                 if missing:
                     todo[topic][partition] = missing
+        failpoint("rebalance.recovered")
         self._catch_up(todo, abort)
 
     def _catch_up(self, todo: Mapping[str, Mapping[int, range]], abort: threading.Event) -> None:
@@ -129,6 +131,7 @@ class Joiner(Role):
         for chunk in chunks_to_end(self._kafka, starts, ends, abort.is_set):
             for (topic, partition), of_partition in _by_partition(chunk).items():
                 self._joins[partition].catch_up(topic, of_partition)
+            failpoint("rebalance.caught_up")
             done += len(chunk)
             if monotonic() - told > TOLD_EVERY_S:
                 told = monotonic()
@@ -217,13 +220,16 @@ class Joiner(Role):
     def prepare(self) -> None:
         """Delivers the outputs, then writes what was set aside: see ``engine/state`` for why in this order."""
         self._outputs.flush()
+        failpoint("commit.flushed")
         for partition, captured in self._captured.items():
             self._joins[partition].state.prepare(captured)
+            failpoint("commit.half_prepared")
 
     def committed(self, offsets: dict[TP, int]) -> None:
         """Makes what was set aside the state."""
         for partition, captured in self._captured.items():
             self._joins[partition].state.apply(captured)
+            failpoint("commit.half_applied")
 
     # Outputs
 

@@ -25,6 +25,7 @@ from streams.engine.producer import NO_HEADERS, Made, Outputs
 from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
+from streams.failpoints import failpoint
 
 
 class Learner(Role):
@@ -206,6 +207,7 @@ class Learner(Role):
         if not captured:
             return
         self._log.publish(captured, self._outputs)
+        failpoint("snapshot.published")
         for sealed in captured:
             self._stored[sealed.manifest.snapshot_id] = sealed.manifest
         self._log.forget(self._stored, self._outputs)

@@ -33,6 +33,7 @@ from streams.engine import snapshots
 from streams.engine.codec import Codec
 from streams.engine.producer import Outputs
 from streams.engine.reader import chunks_to_end, group_less, partitions_of, to_end, watermarks
+from streams.failpoints import failpoint, is_armed
 
 KIND = "kind"
 DEFINE = "define"
@@ -381,7 +382,11 @@ class Log:
             for key, chunk in zip(snapshots.chunk_keys(manifest), chunks, strict=True):
                 value = self._encode_chunk(chunk)
                 outputs.send(self.models, value, key, partition=manifest.partition)
+                if is_armed("snapshot.chunk"):
+                    outputs.flush()
+                    failpoint("snapshot.chunk")
         outputs.flush()
+        failpoint("snapshot.manifest")
         for manifest, _ in stored:
             value = self._encode_manifest(manifest)
             key = snapshots.manifest_key(manifest)
@@ -396,6 +401,7 @@ class Log:
         for partition, manifests in by_partition.items():
             for key in snapshots.expendable(manifests, self._bases):
                 outputs.send(self.models, None, key, partition=partition)
+                failpoint("snapshot.forgotten")
                 stored.pop(snapshots.parse_key(key).snapshot_id, None)
 
     def sweep(self, opening: Opening, outputs: Outputs) -> None:

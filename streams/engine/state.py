@@ -44,6 +44,7 @@ from rocksdict import (
 )
 
 from streams.core.errors import ConfigError, Conflict, Mistake, Unavailable
+from streams.failpoints import failpoint
 
 FORMAT = 2
 ENTRY, DUE, META = b"e", b"d", b"m"
@@ -271,6 +272,7 @@ class State:
         """
         prepared = self._db.get(PREPARED)
         if prepared is not None:
+            failpoint("recover.prepared")
             changes, stands_for = _read_prepared(prepared)
             _, _, places = _read_places(stands_for)
             if all(place.offset == (committed[topic] or 0) for topic, place in places.items()):

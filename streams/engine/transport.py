@@ -28,6 +28,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from streams.core.errors import StreamsError
+from streams.failpoints import failpoint_in_loop, is_armed
 
 Offsets = Mapping[TP, int]
 
@@ -90,6 +91,7 @@ class _FetchThread(driver.AIOKafkaConsumerThread):
         records = _Fetched(await super()._fetch_records(*args, **kwargs) or {})
         # No await since the records were taken: this names the assignment that they belong to.
         records.epoch = self.consumer.epoch
+        await failpoint_in_loop("rebalance.fetched")
         return records
 
 
@@ -192,13 +194,27 @@ class BatchConsumer(driver.Consumer):
             return False
         checkpoint, loop = self.transport.checkpoint, asyncio.get_running_loop()
         offsets = checkpoint.capture(processed)
+        await failpoint_in_loop("commit.captured")
         await loop.run_in_executor(None, checkpoint.prepare)  # raises: then nothing is committed
+        await failpoint_in_loop("commit.prepared")
         changed = {tp: o for tp, o in offsets.items() if o > (self._committed_offset[tp] or 0)}
+        if is_armed("commit.half"):
+            await self._commit_half(changed, start_new_transaction)
         if changed and not await self._commit_offsets(changed, start_new_transaction):
             return False
+        await failpoint_in_loop("commit.committed")
         self.committed.update(changed)
         await loop.run_in_executor(None, checkpoint.committed, offsets)
+        await failpoint_in_loop("commit.applied")
         return bool(changed)
+
+    async def _commit_half(self, changed: dict[TP, int], start_new_transaction: bool) -> None:
+        """For a failpoint: Kafka stores what one request commits together, or not at all, so that it takes two."""
+        first = min((tp.topic for tp in changed), default="")
+        half = {tp: offset for tp, offset in changed.items() if tp.topic == first}
+        if half and len(half) < len(changed):
+            await self._commit_offsets(half, start_new_transaction)
+            await failpoint_in_loop("commit.half")
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commits what is done, before Faust drops its acknowledgements and would replay it."""
@@ -209,6 +225,7 @@ class BatchConsumer(driver.Consumer):
             await self.commit()  # ... hence twice
         except StreamsError as error:
             await self.crash(error)
+        await failpoint_in_loop("rebalance.revoked")
         self._forget()
         await super().on_partitions_revoked(revoked)
 
@@ -224,6 +241,7 @@ class BatchConsumer(driver.Consumer):
         self._reseek = False
         try:
             starts = await self._seek()
+            await failpoint_in_loop("rebalance.sought")
         except BaseException:
             self._reseek = True
             raise

@@ -28,6 +28,7 @@ from streams.engine.places import Places
 from streams.engine.reader import patiently
 from streams.engine.status import Progress
 from streams.engine.transport import Batch, BatchTransport
+from streams.failpoints import failpoint
 
 log = logging.getLogger("counterpoint.worker")
 
@@ -159,7 +160,9 @@ class RoleWorker:
             pause = 0.1
             while not batch.stale:
                 try:
+                    failpoint("batch.begun")
                     self._role.handle(batch)  # from here to the ack there is no await
+                    failpoint("batch.handled")
                     batch.ack()
                 except Unavailable as error:
                     log.warning("%s: %s; trying again in %.1f s", batch.tp, error, pause)
@@ -204,6 +207,7 @@ class RoleWorker:
         committed = self._committed(tps)
         if self._places is not None and not self._role.finds_its_place:
             self._places.check(committed)
+        failpoint("rebalance.assigned")
         self._role.assigned(committed, abort)
 
     def _committed(self, tps: set[TP]) -> dict[TP, int | None]:
