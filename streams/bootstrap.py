@@ -656,10 +656,7 @@ def audit(
     opening = opened.open(scores=False)
     read = input_reader(loop.inputs, parts.codec)
     stored = {
-        key: Stored(
-            fold.version, {(*at, n) for at, seen in fold.seen.items() for n in seen}, fold.model
-        )
-        for key, fold in opening.folds.items()
+        key: Stored(fold.version, fold.seen, fold.model) for key, fold in opening.folds.items()
     }
 
     def unlearned(base: str | None) -> Any:
