@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tests.e2e.system import System, await_that
+from tests.e2e.system import Process, System, await_that
+from tests.faults.nursery import Nursery
 from tests.faults.plan import ROLES, WORKERS
 
 CLOCKED = Path(__file__).with_name("clocked.py")
@@ -37,8 +38,8 @@ def role_of(worker: str) -> str:
 class Fleet:
     """See the module.  A fault holds its worker: then the keeper leaves it alone."""
 
-    def __init__(self, system: System) -> None:
-        self.system = system
+    def __init__(self, system: System, nursery: Nursery) -> None:
+        self.system, self._nursery = system, nursery
         self.deaths: list[Death] = []
         self._held: set[str] = set()
         self._lock = threading.RLock()
@@ -64,14 +65,17 @@ class Fleet:
 
     def start(self, worker: str, armed: str = "", clock_s: float = 0.0) -> None:
         """Starts a worker, with a failpoint or a clock that is off."""
-        argv = ["run", role_of(worker), self.system.reference, "--worker", worker]
-        program = [str(CLOCKED), str(clock_s)] if clock_s else ["-m", "streams.cli"]
+        system = self.system
+        argv = ["run", role_of(worker), system.reference, "--worker", worker]
         with self._lock:
-            self.system.run(
-                worker, [sys.executable, *program, *argv], COUNTERPOINT_FAILPOINTS=armed
-            )
+            if clock_s:
+                system.run(worker, [sys.executable, str(CLOCKED), str(clock_s), *argv])
+            else:
+                environ = {**system.environ, "COUNTERPOINT_FAILPOINTS": armed}
+                child = self._nursery.start(argv, environ, system.begin_log(worker))
+                system.processes[worker] = child
 
-    def process(self, worker: str) -> subprocess.Popen[bytes]:
+    def process(self, worker: str) -> Process:
         """The process of a worker."""
         return self.system.processes[worker]
 
@@ -112,18 +116,6 @@ class Fleet:
         except AssertionError as error:
             told = f"{worker} does not say {text!r}: {self.log(worker)[-2000:]}"
             raise AssertionError(told) from error
-
-    def owner(self, role: str, place: str) -> str | None:
-        """The worker that has a partition, such as ``examples-2``, as far as its log says."""
-        for worker in self.workers:
-            assigned = [line for line in self.log(worker).splitlines() if "worker assigned" in line]
-            if (
-                role_of(worker) == role
-                and assigned
-                and f"{self.system.topic(place)}" in assigned[-1]
-            ):
-                return worker
-        return None
 
     @contextmanager
     def held(self, *workers: str) -> Iterator[None]:

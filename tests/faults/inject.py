@@ -15,18 +15,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streams.broker import Broker
-from streams.core.topics import partition_of
 from tests.e2e.system import await_that
 from tests.faults.fleet import Fleet, role_of
 from tests.faults.plan import BROKER, ROLES, Fault, Stage
-from tests.faults.traffic import PARTITIONS, REGIONS
 from tests.faults.watch import Watch
 
 SESSION_S = 4.0
 """The session timeout of the workers."""
 AWAY_S = 6.0
-LARGE = f"examples-{partition_of(REGIONS[0].encode(), PARTITIONS)}"
-"""The partition of the log with the model whose snapshots take several chunks."""
 RECOVERED_WITHIN_S = 90.0
 FIRED_WITHIN_S = 60.0
 HOUR_S = 3600.0
@@ -90,9 +86,8 @@ class Injector:
 
     def _do(self, fault: Fault) -> None:
         since = time.time()
-        role = role_of(fault.worker) if "-" in fault.worker else ""
         ACTS[fault.kind](self, fault)
-        roles = (role,) if role else ROLES
+        roles = ROLES if fault.worker == BROKER else (fault.worker.partition("-")[0],)
         came = [self.await_recovered(each, since) for each in roles]
         done = Done(fault, since - self.began, max(came) - since)
         self.done.append(done)
@@ -159,19 +154,13 @@ class Injector:
             self.fleet.end(fault.worker, number)
 
     def _rolling(self, fault: Fault) -> None:
-        def each(role: str) -> None:
-            for worker in [worker for worker in self.fleet.workers if role_of(worker) == role]:
-                self._term(Fault("term", worker))
-
-        for role in ROLES:
-            each(role)
+        for worker in [each for each in self.fleet.workers if role_of(each) == fault.worker]:
+            self._term(Fault("term", worker))
 
     # Failpoints ------------------------------------------------------------------------------------------------------
 
     def _failpoint(self, fault: Fault) -> None:
         worker, point = fault.worker, fault.detail.partition("=")[0]
-        if role_of(worker) == "learner":  # one without a model stores none, and commits nothing
-            worker = self.fleet.owner("learner", LARGE) or worker
         with self.fleet.held(worker):
             if point == "recover.prepared":
                 self._armed(worker, "commit.prepared=kill@2")

@@ -11,7 +11,6 @@ from streams.failpoints import POINTS
 ROLES = ("predictor", "joiner", "learner", "intake")
 WORKERS = {"predictor": 2, "joiner": 2, "learner": 2, "intake": 1}
 BROKER = "broker"
-ALL = "all"
 
 KINDS = {
     "kill": "SIGKILL, and a new start",
@@ -20,7 +19,7 @@ KINDS = {
     "slow": "a consumer that takes 0.3 s for each batch",
     "clock": "the worker's wall clock is off by an hour, forwards or backwards",
     "storm": "a third member joins and leaves every 2 s",
-    "rolling": "all workers are restarted, one after the other",
+    "rolling": "the workers of a role are restarted, one after the other",
     "failpoint": "something happens between two steps",
     "disk_lost": "the local state is deleted",
     "disk_old": "the local state is that of some time ago",
@@ -66,7 +65,7 @@ class Fault(NamedTuple):
 
     Attributes:
         kind: One of ``KINDS``.
-        worker: Whom it is done to: a worker, ``broker``, or ``all``.
+        worker: Whom it is done to: a worker, a role, or ``broker``.
         detail: Of a failpoint: the point and what happens there.
     """
 
@@ -114,7 +113,7 @@ def short(seed: int) -> list[Stage]:
     draw.shuffle(brokers)
     for at, kind in zip((3, 2, 1), brokers, strict=True):
         stages.insert(at, {BROKER: (Fault(kind, BROKER),)})
-    stages.insert(4, {ALL: (Fault("rolling", ALL),)})
+    stages.insert(4, {role: (Fault("rolling", role),) for role in ROLES})
     return stages
 
 

@@ -21,6 +21,7 @@ from tests.e2e.system import System, await_that
 from tests.faults.check import Rebuilt, rebuilt
 from tests.faults.fleet import REFUSED, Death, Fleet
 from tests.faults.inject import SESSION_S, Done, Injector
+from tests.faults.nursery import Nursery
 from tests.faults.plan import Stage
 from tests.faults.traffic import PARTITIONS, PROGRAM, Flow, event_id_of, more_of
 from tests.faults.watch import Gap, Watch
@@ -95,7 +96,8 @@ def run(
         system.prepare()
         flow = Flow(system, LABELS, seed, per_s)
         watch = stack.enter_context(Watch(system, LABELS, flow.sent_at))
-        fleet = stack.enter_context(Fleet(system))
+        nursery = stack.enter_context(Nursery(system.environ, work))
+        fleet = stack.enter_context(Fleet(system, nursery))
         began = time.time()
         injector = Injector(fleet, watch, broker, say)
         with flow:
