@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from tests.faults import plan, report
-from tests.faults.run import run
+from tests.faults.run import DELIVERIES, run
 
 
 def stages_of(name: str, seed: int) -> Iterator[plan.Stage]:
@@ -30,10 +30,19 @@ def stages_of(name: str, seed: int) -> Iterator[plan.Stage]:
 @click.option("--plan", "name", type=click.Choice(["short", "long"]), default="short")
 @click.option("--seed", default=1, help="Draws the faults and the flow.")
 @click.option("--minutes", default=5.0, help="No new fault begins later.")
+@click.option("--delivery", type=click.Choice(DELIVERIES), default=DELIVERIES[0])
 @click.option("--rate", default=0.0, help="Inputs a second; by default what the plan says.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("soak.json"))
 @click.option("--keep", type=click.Path(path_type=Path), help="Where topics and logs are to stay.")
-def main(name: str, seed: int, minutes: float, rate: float, out: Path, keep: Path | None) -> None:
+def main(
+    name: str,
+    seed: int,
+    minutes: float,
+    delivery: str,
+    rate: float,
+    out: Path,
+    keep: Path | None,
+) -> None:
     """Runs the real system under flow and faults, and says what it found."""
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="counterpoint-faults-") as made:
@@ -43,7 +52,8 @@ def main(name: str, seed: int, minutes: float, rate: float, out: Path, keep: Pat
             seed=seed,
             per_s=rate or (300 if name == "short" else 1_000),
             until=time.time() + minutes * 60,
-            snapshot_interval_s=2 if name == "short" else 5,
+            delivery=delivery,
+            snapshot_interval_s=1 if name == "short" else 5,
             say=lambda line: console.print(line, markup=False, highlight=False),
         )
     report.show(result, console)

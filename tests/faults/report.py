@@ -39,6 +39,8 @@ def as_json(result: Result) -> dict[str, Any]:
             "longest_s": {role: round(s, 2) for role, s in worst(result.gaps).items()},
             "over_a_second": dict(Counter(gap.role for gap in result.gaps)),
         },
+        "delivery": result.delivery,
+        "written_again": dict(result.again),
         "ended_by_themselves": [death._asdict() for death in result.deaths],
         "wrong": result.wrong(),
         "seed": result.seed,

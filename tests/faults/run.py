@@ -28,6 +28,7 @@ from tests.faults.watch import Gap, Watch
 
 NAME = "faults"
 LABELS = f"{NAME}-labels"
+DELIVERIES = AT_LEAST_ONCE, TRANSACTIONAL = "at-least-once", "transactional"
 REST_WITHIN_S = 180.0
 
 
@@ -49,6 +50,8 @@ class Result:
     deaths: list[Death]
     gaps: list[Gap]
     dead_letters: Counter[str]
+    delivery: str
+    again: Counter[str]
 
     def wrong(self) -> list[str]:
         """Everything that must not be, in words; nothing if all is well."""
@@ -57,6 +60,8 @@ class Result:
         found += [f"its version answers otherwise: {each}" for each in self.rebuilt.different]
         found += [f"dead letters: {n} × {reason}" for reason, n in self.dead_letters.items()]
         found += self.failures
+        if self.delivery == TRANSACTIONAL:
+            found += [f"written again: {n} {topic}" for topic, n in self.again.items() if n]
         found += [
             f"{death.worker} refused: {death.line}"
             for death in self.deaths
@@ -72,7 +77,8 @@ def run(
     seed: int,
     per_s: float,
     until: float,
-    snapshot_interval_s: float = 2.0,
+    delivery: str = AT_LEAST_ONCE,
+    snapshot_interval_s: float = 1.0,
     say: Callable[[str], None],
 ) -> Result:
     """Runs a plan; no new fault begins after ``until``."""
@@ -86,7 +92,7 @@ def run(
                 work,
                 PROGRAM,
                 NAME,
-                more_of(LABELS),
+                more_of(LABELS, delivery),
                 session_timeout_s=SESSION_S,
                 commit_interval_s=0.3,
                 snapshot_interval_s=snapshot_interval_s,
@@ -124,6 +130,8 @@ def run(
             failures=injector.failures,
             deaths=fleet.deaths,
             gaps=watch.gaps,
+            delivery=delivery,
+            again=watch.again,
             dead_letters=Counter(letter.reason for letter in watch.dead_letters),
         )
 
@@ -132,20 +140,21 @@ def _come_to_rest(system: System, fleet: Fleet, flow: Flow, watch: Watch) -> lis
     """Waits until everything is answered and stored; what is not, in words."""
     for worker in fleet.workers:
         fleet.await_running(worker)
-    inputs = {event_id_of(number).encode() for number in range(len(flow.sent_at))}
-    labels = _labels(system)
+    count, feedback = len(flow.sent_at), flow.feedback_ids | _labels(system)
 
     def missing() -> list[str]:
-        told = [f"input {each.decode()}" for each in sorted(inputs - watch.predicted)]
-        return told + [
-            f"feedback {each}" for each in sorted((flow.feedback_ids | labels) - watch.ended)
-        ]
+        inputs = sorted(set(range(count)) - watch.predicted)
+        told = [f"input {event_id_of(number)}" for number in inputs]
+        return told + [f"feedback {each}" for each in sorted(feedback - watch.ended)]
+
+    def is_answered() -> bool:
+        return len(watch.predicted) >= count and feedback <= watch.ended
 
     try:
-        await_that(lambda: not missing(), REST_WITHIN_S, "everything is answered")
+        await_that(is_answered, REST_WITHIN_S, "everything is answered")
         await_that(lambda: _is_stored(system), 60, "every model is stored")
     except AssertionError as error:
-        return [*missing(), str(error)] if not missing() else missing()
+        return missing() or [str(error)]
     return []
 
 

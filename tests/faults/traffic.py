@@ -70,11 +70,11 @@ loop = Loop(
 """
 
 
-def more_of(labels: str) -> str:
-    """What the loop says besides: its window, and its topic of labels."""
+def more_of(labels: str, delivery: str) -> str:
+    """What the loop says besides: its window, its topic of labels, how its outputs are delivered."""
     return (
         f"window=timedelta(seconds={WINDOW_S}), early=timedelta(seconds={EARLY_S}), "
-        f'labels=[Source("{labels}", event_id="id", label="truth")],'
+        f'labels=[Source("{labels}", event_id="id", label="truth")], delivery="{delivery}",'
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from array import array
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from confluent_kafka import Message, TopicPartition
 
@@ -21,6 +21,7 @@ from tests.faults.traffic import PARTITIONS, REGIONS
 
 READ = ("predictions", "reviews", "outcomes", "dead-letters")
 GAP_S = 1.0
+T = TypeVar("T")
 LANES: Mapping[str, frozenset[int]] = {
     "predictor": frozenset(range(PARTITIONS)),
     "joiner": frozenset(range(PARTITIONS)),
@@ -54,13 +55,16 @@ class Watch:
 
     def __init__(self, system: System, labels: str, sent_at: array[float]) -> None:
         self._system, self._labels, self._sent_at = system, labels, sent_at
-        self.predicted: set[bytes] = set()
+        self.predicted: set[int] = set()  # by an event's number
+        self.again = Counter[str]()  # what came more than once, by topic
         self.ended: set[str] = set()  # feedback with an outcome or a dead letter
         self.statuses: dict[str, int] = defaultdict(int)
         self.dead_letters: list[DeadLetter] = []
         self.gaps: list[Gap] = []
         self._newest: dict[tuple[str, int], tuple[float, float]] = {}  # caused at, came at
         self._came: dict[tuple[str, int], float] = {}
+        self._reviewed: set[int] = set()
+        self._outcomes: set[tuple[int, int]] = set()  # by the place of the feedback
         self._began = time.time()
         self._failure: BaseException | None = None
         self._stop = threading.Event()
@@ -111,13 +115,15 @@ class Watch:
     def _take(self, suffix: str, message: Message) -> None:
         key, partition = message.key() or b"", message.partition() or 0
         if suffix == "predictions":
-            self.predicted.add(key)
+            self._count(suffix, int(key), self.predicted)
             self._note("predictor", partition, key, message)
         elif suffix == "reviews":
+            self._count(suffix, int(key), self._reviewed)
             self._note("joiner", partition, key, message)
         elif suffix == "outcomes":
             outcome = self._system.codec.decode_as(Outcome, message.value() or b"")
             self.statuses[outcome.status] += 1
+            self._count(suffix, (outcome.partition, outcome.offset), self._outcomes)
             if outcome.status != DUPLICATE:
                 self.ended.add(outcome.feedback_id)
             if outcome.status == LEARNED:
@@ -130,6 +136,10 @@ class Watch:
             self.dead_letters.append(letter)
             if letter.feedback_id is not None:
                 self.ended.update(letter.feedback_id.split(", "))
+
+    def _count(self, suffix: str, what: T, seen: set[T]) -> None:
+        self.again[suffix] += what in seen
+        seen.add(what)
 
     def _note(self, role: str, lane: int, key: bytes, message: Message) -> None:
         came, where = message.timestamp()[1] / 1000, (role, lane)
