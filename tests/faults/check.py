@@ -1,4 +1,4 @@
-"""What is looked at when a run has come to rest, beside the audit: sampled predictions are made again by a fold of its own."""
+"""What is looked at when a run has come to rest, beside the audit: answers are made again, and verdicts judged again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,26 @@ import random
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from streams.core.events import Example, Prediction
+from confluent_kafka import Message
+
+from streams.core.events import (
+    DUPLICATE,
+    EXPIRED,
+    LEARNED,
+    ORPHANED,
+    Example,
+    Feedback,
+    Outcome,
+    Prediction,
+)
+from streams.core.topics import partition_of
 from streams.engine.log import control_kind
 from streams.engine.reader import to_end
 from tests.e2e.system import System
+from tests.faults.traffic import EARLY_S, PARTITIONS, WINDOW_S
 
 SAMPLE = 500
+WINDOW_MS, EARLY_MS = int(WINDOW_S * 1000), int(EARLY_S * 1000)
 
 
 class Rebuilt(NamedTuple):
@@ -85,3 +99,46 @@ def rebuilt(system: System, model: Any, seed: int) -> Rebuilt:
     for key in asked:
         answer(key, 1 << 62)
     return Rebuilt(count, different)
+
+
+def misjudged(system: System) -> list[str]:
+    """Verdicts with another outcome than the broker's times of the two records alone call for.
+
+    A state that has lost predictions makes orphans of their verdicts, which the audit, knowing no times, must believe.
+    """
+    codec, judged = system.codec, dict[tuple[int, int], str]()
+    predicted: dict[str, list[int]] = {}
+    for message in to_end(system.kafka, system.topic("predictions")):
+        counted, t = predicted.setdefault((message.key() or b"").decode(), []), _time(message)
+        if not counted or t > counted[-1] + 2 * WINDOW_MS:
+            counted.append(t)
+    for message in to_end(system.kafka, system.topic("outcomes")):
+        outcome = codec.decode_as(Outcome, message.value() or b"")
+        judged[outcome.partition, outcome.offset] = outcome.status
+    wrong, given = [], dict[str, int]()
+    for message in to_end(system.kafka, system.topic("feedback")):
+        verdict = codec.decode_as(Feedback, message.value() or b"")
+        where, t = (message.partition() or 0, message.offset() or 0), _time(message)
+        if partition_of(verdict.event_id.encode(), PARTITIONS) != where[0]:
+            continue  # misrouted: sent on, and judged there
+        before = given.get(verdict.feedback_id, -1)
+        if before >= 0 and t <= before + 2 * WINDOW_MS + EARLY_MS:
+            expected = DUPLICATE
+        else:
+            given[verdict.feedback_id] = t
+            expected = _judged(t, predicted.get(verdict.event_id, []))
+        if judged.get(where) != expected:
+            told = f"{verdict.feedback_id} at {where}: {judged.get(where)}, and not {expected}"
+            wrong.append(told)
+    return wrong
+
+
+def _judged(t: int, predicted: list[int]) -> str:
+    for p in predicted:
+        if p - EARLY_MS <= t <= p + 2 * WINDOW_MS:
+            return LEARNED if t <= p + WINDOW_MS else EXPIRED
+    return ORPHANED
+
+
+def _time(message: Message) -> int:
+    return int(message.timestamp()[1])

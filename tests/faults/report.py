@@ -11,6 +11,8 @@ from rich.table import Table
 from tests.faults.run import Result
 from tests.faults.watch import worst
 
+SHOWN = 50
+
 
 def as_json(result: Result) -> dict[str, Any]:
     """The result as plain values."""
@@ -21,6 +23,7 @@ def as_json(result: Result) -> dict[str, Any]:
         "audit": result.audit.as_json(),
         "audit_s": round(result.audit_s, 1),
         "rebuilt": {"compared": result.rebuilt.compared, "different": result.rebuilt.different},
+        "misjudged": len(result.misjudged),
         "faults": dict(Counter(done.fault.kind for done in result.done)),
         "failpoints": sorted({point_of(each) for each in recovery if each.startswith("failpoint")}),
         "events": result.events,
@@ -84,7 +87,7 @@ def show(result: Result, console: Console) -> None:
         table.add_row(kind, str(of_kind["times"]), f"{of_kind['p50']:.1f}", f"{of_kind['p99']:.1f}")
     console.print(table)
     found = Table("what", "found", title=f"{len(result.done)} faults in {result.seconds:.0f} s")
-    for name in ("events", "lost", "learned_twice"):
+    for name in ("events", "lost", "learned_twice", "misjudged"):
         found.add_row(name.replace("_", " "), f"{told[name]:,}")
     found.add_row("audit", "ok" if result.audit.ok else "NOT OK")
     for name, count in result.audit.counts.items():
@@ -95,5 +98,5 @@ def show(result: Result, console: Console) -> None:
         found.add_row(f"longest silence of a {role}", f"{seconds:.1f} s")
     found.add_row("ended by themselves", f"{len(result.deaths)}")
     console.print(found)
-    for line in told["wrong"] or ["nothing was lost, nothing was learned twice"]:
+    for line in told["wrong"][:SHOWN] or ["nothing was lost, nothing was learned twice"]:
         console.print(line, markup=False)

@@ -18,7 +18,7 @@ from streams.core.events import Snapshot
 from streams.engine.reader import group_less, partitions_of, to_end, watermarks
 from streams.engine.snapshots import parse_key
 from tests.e2e.system import System, await_that
-from tests.faults.check import Rebuilt, rebuilt
+from tests.faults.check import Rebuilt, misjudged, rebuilt
 from tests.faults.fleet import REFUSED, Death, Fleet
 from tests.faults.inject import SESSION_S, Done, Injector
 from tests.faults.nursery import Nursery
@@ -45,6 +45,7 @@ class Result:
     audit: Report
     audit_s: float
     rebuilt: Rebuilt
+    misjudged: list[str]
     done: list[Done]
     failures: list[str]
     deaths: list[Death]
@@ -58,6 +59,7 @@ class Result:
         found = [f"lost: {each}" for each in self.lost]
         found += [f"audit: {each}" for each in self.audit.findings]
         found += [f"its version answers otherwise: {each}" for each in self.rebuilt.different]
+        found += [f"misjudged: {each}" for each in self.misjudged]
         found += [f"dead letters: {n} × {reason}" for reason, n in self.dead_letters.items()]
         found += self.failures
         if self.delivery == TRANSACTIONAL:
@@ -126,6 +128,7 @@ def run(
             audit=report,
             audit_s=time.time() - audit_began,
             rebuilt=rebuilt(system, bootstrap.Parts(system.loop, system.settings).model, seed),
+            misjudged=misjudged(system),
             done=injector.done,
             failures=injector.failures,
             deaths=fleet.deaths,
