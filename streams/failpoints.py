@@ -37,6 +37,7 @@ POINTS = {
     "commit.committed": "The offsets are committed, and what was prepared is not applied.",
     "commit.half_applied": "The joiner applied one partition, and not the others.",
     "commit.applied": "The commit is complete.",
+    "rebalance.fetching": "The consumer's thread was asked for records, and has not looked for any.",
     "rebalance.fetched": "The consumer's thread has taken records, and not handed them over.",
     "rebalance.revoked": "The last commit before partitions go is made, and what was read of them is not forgotten.",
     "rebalance.assigned": "Partitions came, their offsets are known, and their state is not opened.",

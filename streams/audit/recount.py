@@ -39,7 +39,8 @@ COUNTS = (
         "models",
     ),
 )
-QUEUED_KB = 16 << 10
+AHEAD_BYTES = 4 << 20
+"""So much may be read ahead of what is counted: librdkafka would take 64 MB, and more in one answer."""
 
 
 def audit(
@@ -62,7 +63,8 @@ def audit(
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
             "fetch.wait.max.ms": 50,
-            "queued.max.messages.kbytes": QUEUED_KB,
+            "queued.max.messages.kbytes": AHEAD_BYTES >> 10,
+            "fetch.max.bytes": AHEAD_BYTES,
             **subject.kafka,
         }
     )

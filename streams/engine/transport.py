@@ -88,6 +88,7 @@ class _Fetched(dict[Any, Any]):
 
 class _FetchThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        await failpoint_in_loop("rebalance.fetching")
         records = _Fetched(await super()._fetch_records(*args, **kwargs) or {})
         # No await since the records were taken: this names the assignment that they belong to.
         records.epoch = self.consumer.epoch

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from streams.failpoints import parse
 from tests.faults.run import Result
 from tests.faults.watch import worst
 
@@ -25,7 +26,9 @@ def as_json(result: Result) -> dict[str, Any]:
         "rebuilt": {"compared": result.rebuilt.compared, "different": result.rebuilt.different},
         "misjudged": len(result.misjudged),
         "faults": dict(Counter(done.fault.kind for done in result.done)),
-        "failpoints": sorted({point_of(each) for each in recovery if each.startswith("failpoint")}),
+        "failpoints": sorted(
+            {armed.point for done in result.done for armed in parse(done.fault.detail)}
+        ),
         "events": result.events,
         "seconds": round(result.seconds, 1),
         "verdicts": dict(result.verdicts),
@@ -48,11 +51,6 @@ def as_json(result: Result) -> dict[str, Any]:
         "wrong": result.wrong(),
         "seed": result.seed,
     }
-
-
-def point_of(name: str) -> str:
-    """The point in the name of a failpoint's fault."""
-    return name.partition(" ")[2]
 
 
 def learned_twice(result: Result) -> int:
