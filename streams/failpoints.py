@@ -37,7 +37,7 @@ POINTS = {
     "commit.committed": "The offsets are committed, and what was prepared is not applied.",
     "commit.half_applied": "The joiner applied one partition, and not the others.",
     "commit.applied": "The commit is complete.",
-    "rebalance.fetching": "The consumer's thread was asked for records, and has not looked for any.",
+    "rebalance.fetching": "The consumer's thread begins to wait for records; it does so for long enough to outlive a rebalance.",
     "rebalance.fetched": "The consumer's thread has taken records, and not handed them over.",
     "rebalance.revoked": "The last commit before partitions go is made, and what was read of them is not forgotten.",
     "rebalance.assigned": "Partitions came, their offsets are known, and their state is not opened.",

@@ -31,6 +31,7 @@ from streams.core.errors import StreamsError
 from streams.failpoints import failpoint_in_loop, is_armed
 
 Offsets = Mapping[TP, int]
+OUTLIVES_S = 10.0  # for a failpoint: no rebalance takes as long
 
 
 class Checkpoint(Protocol):
@@ -88,7 +89,9 @@ class _Fetched(dict[Any, Any]):
 
 class _FetchThread(driver.AIOKafkaConsumerThread):
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
-        await failpoint_in_loop("rebalance.fetching")
+        if is_armed("rebalance.fetching"):
+            await failpoint_in_loop("rebalance.fetching")
+            kwargs["timeout"] = OUTLIVES_S
         records = _Fetched(await super()._fetch_records(*args, **kwargs) or {})
         # No await since the records were taken: this names the assignment that they belong to.
         records.epoch = self.consumer.epoch

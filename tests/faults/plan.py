@@ -58,9 +58,9 @@ FAILABLE = (
 """Where a step that fails, instead of a process that dies, is worth a try too: commit failures."""
 DELAYS = {
     "rebalance.fetched": "rebalance.fetched=delay:0.4@*",
-    # A fetch that was asked for before a rebalance and looks for records when they are sought: what it takes is dropped,
-    # and lost unless that is sought again.
-    "rebalance.sought": "rebalance.sought=delay:2@*;rebalance.fetching=delay:2@*",
+    # A fetch that waits since before a rebalance takes records when they are sought: they are dropped, and lost unless
+    # they are sought again.
+    "rebalance.sought": "rebalance.sought=delay:1@*;rebalance.fetching=delay:0.01@*",
     "rebalance.revoked": "rebalance.revoked=delay:0.4@*",
     "rebalance.assigned": "rebalance.assigned=delay:0.4@*",
 }
