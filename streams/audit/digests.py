@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -79,9 +79,6 @@ def without(these: Digests, *others: Digests) -> Digests:
 
 def with_several(ids: Digests, values: Digests) -> Digests:
     """The ids that stand beside more than one value."""
-    if not len(ids):
-        return ids
-    pairs = np.unique(np.column_stack([ids, values]), axis=0)
-    found, times = np.unique(pairs[:, 0], return_counts=True)
-    several: Any = found[times > 1]
-    return np.asarray(several, np.int64)
+    order = np.lexsort((values, ids))
+    ids, values = ids[order], values[order]
+    return np.unique(ids[1:][(ids[1:] == ids[:-1]) & (values[1:] != values[:-1])])

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 from zlib import crc32
 
 import numpy as np
-from confluent_kafka import Consumer, Message
+from confluent_kafka import Consumer
 from pyroaring import BitMap64
 
-from streams.audit.digests import Column, Digests, Seen, holds, with_several, without
+from streams.audit.digests import Column, Seen, holds, with_several, without
+from streams.audit.ledger import Ledger
 from streams.audit.naive import Lineage, answer, lineage_of, nearly, said, same, teach
 from streams.audit.report import NAMED, Fields, Finding, Report, Stored, Subject
 from streams.audit.topics import Bounds, Place, at, bounds_of, place, read, show
@@ -107,7 +108,7 @@ class _Sources:
         self.feedback, self.version, self.place, self.told = Column(), Column(), Column(), Column()
 
 
-class _Audit:
+class _Audit(Ledger):
     def __init__(
         self,
         subject: Subject,
@@ -116,14 +117,7 @@ class _Audit:
         consumer: Consumer,
         bounds: Mapping[str, Bounds],
     ) -> None:
-        self._subject, self._settled, self._progress = subject, settled, progress
-        self._consumer, self._bounds = consumer, bounds
-        self._counts: Counter[str] = Counter()
-        self._off: dict[tuple[int, str], list[str]] = defaultdict(list)
-        self._times: Counter[tuple[int, str]] = Counter()
-        self._notes: list[str] = []
-        self._kept_since: dict[str, float] = {}
-        self._dead_places = Seen()
+        super().__init__(subject, settled, progress, consumer, bounds)
         self._dead_inputs, self._dead_feedback = Column(), Column()
         self._predicted = Column()
         self._samples: dict[str, dict[int, list[Fields]]] = defaultdict(lambda: defaultdict(list))
@@ -158,107 +152,6 @@ class _Audit:
         ]
         return Report({name: self._counts[name] for name in COUNTS}, findings, self._notes)
 
-    # Accusing
-
-    def _accuse(self, promise: int, what: str, who: object) -> None:
-        self._times[promise, what] += 1
-        if len(self._off[promise, what]) < NAMED:
-            self._off[promise, what].append(str(who))
-
-    def _miss(self, promise: int, what: str, who: object) -> None:
-        """Something has not happened: it is lost, or under way."""
-        if self._settled:
-            self._accuse(promise, what, who)
-        else:
-            self._counts["waiting"] += 1
-
-    def _accuse_all(
-        self,
-        promise: int,
-        what: str,
-        offenders: Digests,
-        names: Callable[[set[int]], Iterable[str]],
-    ) -> None:
-        """Accuses those with these digests; the first few are named, for which a topic is read again."""
-        if not len(offenders):
-            return
-        self._times[promise, what] += len(offenders)
-        wanted = {int(each) for each in offenders[: 100 * NAMED]}
-        named = dict.fromkeys(names(wanted))
-        self._off[promise, what] += [name for name, _ in zip(named, range(NAMED), strict=False)]
-
-    def _miss_all(
-        self, promise: int, what: str, missing: Digests, names: Callable[[set[int]], Iterable[str]]
-    ) -> None:
-        if self._settled:
-            self._accuse_all(promise, what, missing, names)
-        else:
-            self._counts["waiting"] += len(missing)
-
-    def _named(self, suffix: str, name: str = "feedback_id") -> Callable[[set[int]], Iterator[str]]:
-        """Finds what has these digests among the records of a topic; each is told once."""
-
-        def find(wanted: set[int]) -> Iterator[str]:
-            for _, _, fields in self._records(suffix, "offenders"):
-                if (digest := hash(fields[name])) in wanted:
-                    wanted.discard(digest)
-                    yield fields[name]
-                if not wanted:
-                    return
-
-        return find
-
-    # Reading
-
-    def _read(self, suffix: str, what: str | None = None) -> Iterator[Message]:
-        topic, bounds = self._subject.topics[suffix], self._bounds[suffix]
-        return read(
-            self._consumer, topic, bounds, lambda part: self._progress(what or suffix, part)
-        )
-
-    def _records(
-        self, suffix: str, what: str | None = None
-    ) -> Iterator[tuple[Message, str, Fields]]:
-        for message in self._read(suffix, what):
-            try:
-                name, fields = self._subject.decode(message.value() or b"")
-            except self._subject.unreadable:
-                if what is None and hash(place(message)) not in self._dead_places:
-                    told = f"unreadable records of {suffix} without a dead letter"
-                    self._miss(1, told, show(place(message)))
-                continue
-            yield message, name.rpartition(".")[2], fields
-
-    def _note_what_is_gone(self) -> None:
-        """Finds since when each topic is whole: what is older, it can neither confirm nor deny."""
-        for suffix, bounds in self._bounds.items():
-            begun = {p: low for p, (low, _) in bounds.items() if low > 0}
-            if not begun:
-                continue
-            firsts = [self._first_time(suffix, p) for p in begun]
-            self._kept_since[suffix] = max(firsts)
-            gone = sum(begun.values())
-            self._notes.append(
-                f"{gone:,} records of {suffix} are deleted already and not recounted"
-            )
-
-    def _first_time(self, suffix: str, partition: int) -> float:
-        low, high = self._bounds[suffix][partition]
-        if low == high:
-            return inf
-        topic, first = self._subject.topics[suffix], {partition: (low, low + 1)}
-        return next((message.timestamp()[1] for message in read(self._consumer, topic, first)), inf)
-
-    def _is_told_of(self, time_ms: float, *suffixes: str) -> bool:
-        """Whether these topics still hold what came of a record of that time."""
-        return not self._kept_since or all(
-            time_ms >= self._kept_since.get(suffix, -inf) for suffix in suffixes
-        )
-
-    def _is_kept(self, suffix: str, partition: int, offset: int) -> bool:
-        low, _ = self._bounds[suffix].get(partition, (0, 0))
-        return offset >= low
-
     # Promise 1
 
     def _read_dead_letters(self) -> None:
@@ -280,12 +173,13 @@ class _Audit:
             asked.add(review["requested_at"])
             kept_ms.add(2 * (review["deadline"] - review["requested_at"]))
             content.add(hash(message.value()))
-        rows = np.column_stack([each.all() for each in (events, asked, kept_ms, content)])
-        rows = np.unique(rows, axis=0)  # sorted: by event, then by time
-        again = (rows[1:, 0] == rows[:-1, 0]) & (rows[1:, 1] - rows[:-1, 1] <= rows[:-1, 2])
-        self._counts["reviews"] = len(rows)
-        self._counts["reviews_again"] = len(events) - len(rows)
-        twice = np.unique(rows[1:, 0][again])
+        order = np.lexsort((content.all(), asked.all(), events.all()))
+        of, at_ms, twice_ms = events.all()[order], asked.all()[order], kept_ms.all()[order]
+        is_same = (of[1:] == of[:-1]) & (content.all()[order][1:] == content.all()[order][:-1])
+        is_soon = (of[1:] == of[:-1]) & (at_ms[1:] - at_ms[:-1] <= twice_ms[:-1])
+        self._counts["reviews_again"] = int(is_same.sum())
+        self._counts["reviews"] = len(events) - self._counts["reviews_again"]
+        twice = np.unique(of[1:][is_soon & ~is_same])
         what = "events that were reviewed twice"
         self._accuse_all(1, what, twice, self._named("reviews", "event_id"))
 

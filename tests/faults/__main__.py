@@ -53,7 +53,7 @@ def main(
             per_s=rate or (300 if name == "short" else 1_000),
             until=time.time() + minutes * 60,
             delivery=delivery,
-            snapshot_interval_s=1 if name == "short" else 5,
+            snapshot_interval_s=1 if name == "short" else 2,
             say=lambda line: console.print(line, markup=False, highlight=False),
         )
     report.show(result, console)

@@ -24,7 +24,7 @@ SESSION_S = 4.0
 """The session timeout of the workers."""
 AWAY_S = 6.0
 RECOVERED_WITHIN_S = 90.0
-FIRED_WITHIN_S = 60.0
+FIRED_WITHIN_S = 90.0
 HOUR_S = 3600.0
 
 
