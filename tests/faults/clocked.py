@@ -5,10 +5,15 @@ from __future__ import annotations
 import sys
 import time
 
-OFF_BY_S = float(sys.argv.pop(1))
-right = time.time
-time.time = lambda: right() + OFF_BY_S
 
-from streams.cli import main  # noqa: E402  the clock first
+def main() -> None:
+    """Sets the clock, and then imports and runs the program, which takes ``time`` as it is by then."""
+    off_by_s, right = float(sys.argv.pop(1)), time.time
+    time.time = lambda: right() + off_by_s
+    from streams.cli import main as counterpoint
 
-main()
+    counterpoint()
+
+
+if __name__ == "__main__":
+    main()
