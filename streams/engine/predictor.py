@@ -103,9 +103,9 @@ class Predictor(Role):
             except Unavailable:
                 raise
             except BadRecord as error:
-                self._guard.bury(record, stage, error, event_id)
+                made.append(self._guard.letter(record, stage, error, event_id))
             except Exception as error:  # noqa: BLE001  the guard: the model and the key are the user's code
-                self._guard.bury(record, stage, error, event_id)
+                made.append(self._guard.letter(record, stage, error, event_id))
             else:
                 if path is AUTO:
                     made.append((topic, value, event_id.encode(), TO_NOBODY))

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from streams.core.errors import Unavailable
 
 Headers = Sequence[tuple[str, bytes | None]]
-Made: TypeAlias = tuple[str, bytes, bytes, Headers]
+Made: TypeAlias = tuple[str, bytes, bytes | None, Headers]
 """A record for a topic: topic, value, key and headers."""
 NO_HEADERS: Headers = []
 
