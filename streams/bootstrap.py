@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -66,13 +66,16 @@ from streams.engine.state import (
     open_state,
 )
 from streams.engine.status import Heart
+from streams.engine.transactions import Transactions
 from streams.engine.worker import Options, Role, RoleWorker
 from streams.history import history
-from streams.loop import Loop, load
+from streams.loop import TRANSACTIONAL, Loop, load
 
 log = logging.getLogger("counterpoint")
 
 START_TIMEOUT_S = 15.0
+SILENCES = 3
+"""Session timeouts until a transaction is aborted: a slow batch must fit in, and who died holds back readers so long."""
 REPLAY_LEAST, REPLAY_MOST, REPLAY_S = 300, 1_200, 2.0
 """A model is tried on this many lessons, or on fewer if they would take longer: KNN does not differ before the 500th."""
 ROLES = ("predictor", "joiner", "learner", "intake")
@@ -112,6 +115,7 @@ class Parts:
 
     loop: Loop
     settings: Settings
+    transactional_id: str | None = None  # of a role whose outputs go through transactions
 
     @cached_property
     def kafka(self) -> dict[str, str]:
@@ -273,9 +277,22 @@ class Parts:
         return f"{self.loop.name}.{role}"
 
     @cached_property
+    def reports(self) -> Outputs:
+        """The producer of what is no output of the loop, and is told at once."""
+        return Outputs(self.kafka)
+
+    @cached_property
+    def transactions(self) -> Transactions | None:
+        """The producer of a role's outputs, where readers are to see each exactly once."""
+        if self.transactional_id is None:
+            return None
+        timeout_s = SILENCES * self.settings.session_timeout_s
+        return Transactions(self.kafka, self.transactional_id, timeout_s)
+
+    @cached_property
     def outputs(self) -> Outputs:
         """The process's producer."""
-        return Outputs(self.kafka)
+        return self.transactions or self.reports
 
     def guard(self, role: str) -> Guard:
         """Where a role's bad records go."""
@@ -291,7 +308,7 @@ class Parts:
             topic=self.topic(names.STATUS),
             topic_ids=self.topic_ids,
             codec=self.codec,
-            outputs=self.outputs,
+            outputs=self.reports,
         )
 
     def model_key(self) -> Callable[[Features], str]:
@@ -343,6 +360,8 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
         raise ConfigError(mistakes)
     slot = take(settings.state_dir / loop.name / role, role, worker)
     try:
+        if loop.delivery == TRANSACTIONAL:
+            parts = replace(parts, transactional_id=_transactional_id(parts, role, slot, worker))
         built = BUILDERS[role](parts, slot)
         options = _options(parts, role, slot, static=worker is not None)
         runner = RoleWorker(built, options, parts.places(role))
@@ -352,6 +371,11 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
     finally:
         slot.release()
     return 0
+
+
+def _transactional_id(parts: Parts, role: str, slot: Slot, worker: str | None) -> str:
+    """Stable, so that who starts again ends at once what he left open; a name that was not given is no one's alone."""
+    return f"{parts.group(role)}.{worker if worker is not None else slot.identity()}"
 
 
 def _with_fixed_hashes() -> None:
@@ -398,7 +422,12 @@ def _options(parts: Parts, role: str, slot: Slot, *, static: bool) -> Options:
         credentials=_credentials(settings),
         folder=slot.path / "faust",
         instance_id=slot.name if static else None,
-        commit_interval_s=settings.commit_interval_s,
+        commit_interval_s=(
+            settings.commit_interval_s
+            if parts.transactions is None
+            else settings.transaction_interval_s
+        ),
+        transactions=parts.transactions,
         session_timeout_s=settings.session_timeout_s,
     )
 
@@ -451,6 +480,7 @@ def _learner(parts: Parts, slot: Slot) -> Role:
         outputs=parts.outputs,
         guard=parts.guard("learner"),
         heart=parts.heart("learner", slot.name),
+        tells_once=parts.transactions is not None,
     )
 
 
@@ -519,6 +549,7 @@ def _joiner(parts: Parts, slot: Slot) -> Role:
         outputs=parts.outputs,
         guard=parts.guard("joiner"),
         heart=parts.heart("joiner", slot.name),
+        prepares=parts.transactions is None,
     )
 
 

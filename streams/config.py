@@ -238,6 +238,13 @@ class Settings:
             "How often a worker commits: what a crash repeats.", _number(0, "seconds", above=True)
         ),
     )
+    transaction_interval_s: float = field(
+        default=0.2,
+        metadata=_told(
+            'The same in a loop with delivery="transactional": how late readers see a record, at most about.',
+            _number(0, "seconds", above=True),
+        ),
+    )
     session_timeout_s: float = field(
         default=10.0,
         metadata=_told(

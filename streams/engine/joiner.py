@@ -57,6 +57,7 @@ class Joiner(Role):
         reviews: Topic of the reviews.
         open_partition: Opens the join of a partition.
         kafka: Connection settings, in librdkafka's names.
+        prepares: Whether a crash is decided by what was prepared; with transactions it is by the committed notes.
     """
 
     name: ClassVar[str] = "joiner"
@@ -79,6 +80,7 @@ class Joiner(Role):
         outputs: Outputs,
         guard: Guard,
         heart: Heart,
+        prepares: bool = True,
     ) -> None:
         self.topics = (predictions, feedback)
         self._predictions, self._feedback, self._partitions = predictions, feedback, partitions
@@ -90,11 +92,14 @@ class Joiner(Role):
         self._outputs, self._guard, self._heart = outputs, guard, heart
         self._joins: dict[int, PartitionJoin] = {}
         self._made: list[Made] = []
+        self._prepares = prepares
         self._captured: dict[int, Captured] = {}
+        self._decided: dict[int, int] = {}  # by partition, the time that is committed as decided
         self._idle: dict[
             TP, tuple[int, int]
         ] = {}  # an end, and the broker's time before it was asked
-        self._reader = group_less(kafka)
+        # A partition is read to its end where nothing more is there, nor about to be committed.
+        self._reader = group_less(kafka, **{"isolation.level": "read_uncommitted"})
         self._counts: dict[str, int] = defaultdict(int)
         self._senders: Mapping[type, Callable[[Any], None]] = {
             Example: self._send_example,
@@ -106,8 +111,15 @@ class Joiner(Role):
 
     # Partitions come and go
 
+    def noted(self, notes: Mapping[TP, str]) -> None:
+        """Hears up to which time the group has committed what only time decides."""
+        self._decided = {}
+        for tp, note in notes.items():
+            if note.isdecimal():
+                self._decided[tp.partition] = max(int(note), self._decided.get(tp.partition, 0))
+
     def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
-        """Opens the partitions' states, and reads into each what is committed and not in it."""
+        """Opens the partitions' states, and makes each of what is committed and not in it."""
         todo: dict[str, dict[int, range]] = {topic: {} for topic in self.topics}
         for partition in sorted({tp.partition for tp in committed}):
             opened = self._joins[partition] = self._open(partition, self._emit)
@@ -117,6 +129,9 @@ class Joiner(Role):
                 if missing:
                     todo[topic][partition] = missing
         self._catch_up(todo, abort)
+        if not abort.is_set():
+            for partition, joined in self._joins.items():
+                joined.settle(self._decided.get(partition, 0))
 
     def _catch_up(self, todo: Mapping[str, Mapping[int, range]], abort: threading.Event) -> None:
         records = sum(len(missing) for of_topic in todo.values() for missing in of_topic.values())
@@ -206,6 +221,10 @@ class Joiner(Role):
 
     def capture(self, processed: dict[TP, int]) -> dict[TP, int]:
         """Sets the changes of all partitions aside, with the positions that they stand for."""
+        for tp, end in processed.items():
+            places = self._joins[tp.partition].state.places
+            if end > places[tp.topic].offset:  # marks of transactions follow
+                places[tp.topic] = places[tp.topic]._replace(offset=end)
         self._captured = {p: joined.state.capture() for p, joined in self._joins.items()}
         return {
             TP(topic, partition): place.offset
@@ -214,9 +233,19 @@ class Joiner(Role):
             if place.offset
         }
 
+    def notes(self) -> Mapping[TP, str]:
+        """Up to which time everything was decided that only time decides."""
+        return {
+            TP(topic, partition): str(captured.decided)
+            for partition, captured in self._captured.items()
+            for topic in captured.places
+        }
+
     def prepare(self) -> None:
         """Delivers the outputs, then writes what was set aside: see ``engine/state`` for why in this order."""
         self._outputs.flush()
+        if not self._prepares:
+            return
         for partition, captured in self._captured.items():
             self._joins[partition].state.prepare(captured)
 

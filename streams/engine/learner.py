@@ -2,6 +2,9 @@
 
 Two learners at once compute the same thing.  What is acknowledged lies below everything that is not yet in a durable
 snapshot, so a learner that starts anew needs the newest snapshots and the log after the committed offset, no more.
+
+With transactions it acknowledges what it has told of: outcomes and offsets become true together.  A learner that starts
+anew folds silently from its snapshots to there.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ class Learner(Role):
     Args:
         log: Opens the loop's log, and stores its snapshots.
         snapshot_interval_s: A changed model is stored within about this time.
+        tells_once: Whether what is acknowledged was told of, and is not to be told again.
     """
 
     name: ClassVar[str] = "learner"
@@ -50,16 +54,18 @@ class Learner(Role):
         outputs: Outputs,
         guard: Guard,
         heart: Heart,
+        tells_once: bool = False,
     ) -> None:
         self.topics = (log.examples,)
         self._log, self._outcomes, self._scores = log, outcomes, scores
-        self._interval_s = snapshot_interval_s
+        self._interval_s, self._tells_once = snapshot_interval_s, tells_once
         self._outputs, self._guard, self._heart = outputs, guard, heart
         self._decode = codec.decode
         self._encode_outcome = codec.encoder(Outcome, outcomes)
         self._encode_score = codec.encoder(Score, scores)
         self._folds: dict[str, Fold] = {}
         self._partition: dict[str, int] = {}
+        self._told: dict[int, int] = {}  # by partition, the offset below which all was told
         self._starts: dict[TP, int] = {}
         self._unsaved: dict[
             str, tuple[int, float]
@@ -79,6 +85,8 @@ class Learner(Role):
         self._lineages = opening.lineage
         self._folds, self._partition = opening.folds, opening.partition_of
         self._starts = {tp: opening.starts[tp.partition] for tp in committed}
+        if self._tells_once:
+            self._told = {tp.partition: offset or 0 for tp, offset in committed.items()}
         self._unsaved.clear()
         self._stored = dict(opening.snapshots.manifests)
         self._log.sweep(opening, self._outputs)
@@ -89,7 +97,7 @@ class Learner(Role):
 
     def revoked(self) -> None:
         """Forgets the models: the next owner loads them."""
-        self._folds, self._partition, self._starts = {}, {}, {}
+        self._folds, self._partition, self._starts, self._told = {}, {}, {}, {}
         self._unsaved.clear()
         self._unscored.clear()
         self._captured.clear()
@@ -99,6 +107,8 @@ class Learner(Role):
         try:
             for record in batch.records:
                 self._take(record, batch.tp.partition)
+                told = self._told.get(batch.tp.partition, 0)
+                self._told[batch.tp.partition] = max(told, record.offset + 1)
         finally:  # the models hold what was folded, whatever comes after
             self._outputs.send_all(self._made)
         self._outputs.poll()
@@ -113,9 +123,13 @@ class Learner(Role):
             if type(example) is not Example:
                 raise BadRecord(f"a {type(example).__name__} is no example")
         except BadRecord as error:
-            self._guard.bury(record, "decode", error)
+            if not self._is_told(record, partition):
+                self._guard.bury(record, "decode", error)
         else:
             self._learn(record, example, partition)
+
+    def _is_told(self, record: Raw, partition: int) -> bool:
+        return record.offset < self._told.get(partition, 0)
 
     def _learn(self, record: Raw, example: Example, partition: int) -> None:
         key, version = example.model_key, record.offset + 1
@@ -133,6 +147,8 @@ class Learner(Role):
         if key not in self._unsaved:
             self._unsaved[key] = (record.offset, monotonic() + self._interval_s)
         self._unscored.add(key)
+        if self._is_told(record, partition):
+            return
         for refused in refusals(example, applied):
             self._guard.bury(record, "learn", refused)
         if applied.error is None and applied.fresh:
@@ -167,7 +183,7 @@ class Learner(Role):
         self._outputs.send(self._scores, self._encode_score(score), key.encode())
 
     def capture(self, processed: dict[TP, int]) -> dict[TP, int]:
-        """Dumps the models that are due; acknowledges what lies below every lesson that is in no snapshot."""
+        """Dumps the models that are due; acknowledges what lies below every lesson that is in no snapshot, or was told."""
         now = monotonic()
         due = [key for key, (_, at) in self._unsaved.items() if at <= now]
         ends = {tp.partition: end for tp, end in processed.items()}
@@ -176,6 +192,8 @@ class Learner(Role):
             self._captured += [self._seal(key, firsts, ends) for key in due]
             for key in due:
                 del self._unsaved[key]
+        if self._tells_once:
+            return processed
         firsts = self._firsts()
         return {tp: firsts.get(tp.partition, [end])[0] for tp, end in processed.items()}
 

@@ -30,6 +30,9 @@ def group_less(kafka: Mapping[str, Any], **overrides: Any) -> Consumer:
             "enable.auto.offset.store": False,
             "auto.offset.reset": "earliest",
             "enable.partition.eof": True,
+            # What is in no committed transaction is not there; a partition ends where the first open one begins,
+            # so that who reads to the end waits for nobody's commit.
+            "isolation.level": "read_committed",
             "fetch.wait.max.ms": 50,
             **kafka,
             **overrides,
