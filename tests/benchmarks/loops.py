@@ -22,6 +22,7 @@ def trained() -> Any:
 
 
 linear = Loop(name=NAME, task="binary", model=trained(), review=review.Audit(0.01))
+committed = replace(linear, delivery="transactional")
 asked = Loop(
     name=NAME,
     task="binary",

@@ -33,6 +33,10 @@ MEANINGS = {
     "predictor_cpu_us": Meaning("predictor, processor time", "µs/record"),
     "hand_cpu_us": Meaning("hand-written loop, processor time", "µs/record"),
     "predictor_vs_stock_faust": Meaning("predictor, of stock Faust", "×", at_least=15),
+    "transactional_vs_default": Meaning(
+        "predictor in transactions of 200 ms, of the default", at_least=0.85
+    ),
+    "transactional_per_s": Meaning("predictor in transactions", "/s"),
     "stock_faust_per_s": Meaning("stock Faust", "/s"),
     "learner_vs_bare": Meaning("learner, of a bare Python loop", at_least=0.80),
     "learner_per_s": Meaning("learner", "/s"),
