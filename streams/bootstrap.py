@@ -390,6 +390,8 @@ def _start_logging() -> None:
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
     log.setLevel(logging.INFO)
+    # A commit may take longer than the time between two: the next one comes later, that is all.
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)
     damper = Damper()
     for handler in logging.getLogger().handlers:
         handler.addFilter(damper)

@@ -18,7 +18,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from faust.types import TP
 from typing_extensions import override
 
@@ -30,6 +30,7 @@ ATTEMPT_S = 5.0
 START_S = 60.0
 """Longer than the broker takes to end what a process before this one left open."""
 GOODBYE_S = 1.0
+PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
 CROWD = 20_000
 """So many records may be held before no more inputs are fetched."""
 log = logging.getLogger("counterpoint.transactions")
@@ -138,6 +139,11 @@ class Transactions(Outputs):
             message = f"no transactions for {self.name}: {told.str()}"
             raise Unavailable(message) from error
 
+    @override
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
+        if error is None or error.code() not in PURGED:  # what an abort threw away is no failure
+            super()._on_delivery(error, message)
+
     # What is sent
 
     @override
@@ -240,6 +246,7 @@ class Transactions(Outputs):
     def _commit(self, places: Mapping[TP, Place], member: Member) -> bool:
         try:
             self._begin()
+            self._deliver()
             if self._spoilt is None:
                 if places:
                     offsets = [TopicPartition(*tp, at.offset, at.note) for tp, at in places.items()]
@@ -260,6 +267,12 @@ class Transactions(Outputs):
         log.warning("a transaction was taken back, and is made again: %s", self._spoilt)
         self._abort(DELIVERY_TIMEOUT_S)
         return False
+
+    def _deliver(self) -> None:
+        """Waits for the records first: librdkafka may never answer who adds offsets while the broker is away."""
+        while self._error is None and self.producer.flush(ATTEMPT_S):
+            pass  # not for longer than the transaction may last: then they are given up, one by one
+        self._spoilt = self._spoilt or self._error
 
     def abort(self) -> None:
         """Takes back what is in no committed transaction.

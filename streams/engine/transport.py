@@ -31,10 +31,13 @@ from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.core.errors import StreamsError
+from streams.core.errors import StreamsError, Unavailable
+from streams.engine.producer import DELIVERY_TIMEOUT_S
 from streams.engine.transactions import Member, Place, Transactions
 
 Offsets = Mapping[TP, int]
+COMMIT_S = DELIVERY_TIMEOUT_S + 30
+"""A commit that takes longer hangs: librdkafka has been seen not to answer at all after an outage."""
 
 
 class Checkpoint(Protocol):
@@ -71,6 +74,9 @@ class Owner(Protocol):
         Raises:
             RebalanceAgain: It will be done by the assignment that follows.
         """
+
+    async def fail(self, error: StreamsError) -> None:
+        """Ends the worker with this error, whatever hangs."""
 
 
 class Batch:
@@ -269,10 +275,20 @@ class BatchConsumer(driver.Consumer):
             for tp, at in places.items()
         )
         sought, self._sought = self._sought, False  # if this is cut off, nobody may commit after it
-        is_committed = await loop.run_in_executor(
-            None,
-            lambda: transactions.commit(checkpoint.prepare, places, self._member, news=news),
-        )
+        try:
+            is_committed = await asyncio.wait_for(
+                loop.run_in_executor(
+                    None,
+                    lambda: transactions.commit(
+                        checkpoint.prepare, places, self._member, news=news
+                    ),
+                ),
+                COMMIT_S,
+            )
+        except TimeoutError:
+            message = f"a commit has not ended within {COMMIT_S:g} s: start this worker again"
+            await self.transport.owner.fail(Unavailable(message))
+            return False
         if not is_committed:
             self._take_back(transactions)
             return False

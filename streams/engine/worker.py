@@ -225,6 +225,11 @@ class RoleWorker:
         await self._take_up({TP(tp.topic, tp.partition) for tp in self.app.consumer.assignment()})
         log.info("took up again where the group is")
 
+    async def fail(self, error: StreamsError) -> None:
+        """See :class:`streams.engine.transport.Owner`."""
+        log.error("%s", error)
+        await self._fail(error)
+
     def _assign(self, tps: set[TP], abort: threading.Event) -> dict[TP, int | None]:
         committed, notes = self._committed(tps)
         if self._places is not None and not self._role.finds_its_place:

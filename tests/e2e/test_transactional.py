@@ -27,6 +27,9 @@ def make(broker: Kafka, tmp_path: Path, unique: str) -> Iterator[Callable[..., S
     def of(more: str = "", **settings: float) -> System:
         system = System(broker.bootstrap, tmp_path, PHISHING, unique, MORE + more, **settings)
         made.append(system)
+        for source in system.loop.labels:
+            topic = str(source.topic)
+            system.admin.create_topics([NewTopic(topic, 2, 1)])[topic].result(30)
         system.prepare()
         return system
 
@@ -50,9 +53,9 @@ def told(system: System) -> dict[str, Counter[str]]:
     }
 
 
-def assert_told_once(system: System, sent: list[str]) -> None:
+def assert_told_once(system: System, sent: list[str], labels: set[str]) -> None:
     """Everything that was sent is there, once, and the audit finds nothing."""
-    feedback = [f"f-{event_id}" for event_id in sent]
+    feedback = [*(f"f-{event_id}" for event_id in sent), *labels]
     wanted = {"predictions": sent, "reviews": sent, "examples": feedback, "outcomes": feedback}
     system.await_ids("outcomes", feedback, "feedback_id", within_s=60)
     await_that(
@@ -70,18 +73,30 @@ def assert_told_once(system: System, sent: list[str]) -> None:
 
 
 def test_whoever_is_killed_frozen_joined_or_left_everything_is_told_once(
-    make: Callable[..., System],
+    make: Callable[..., System], unique: str
 ) -> None:
     """Frozen is for longer than the session lasts, with outputs that are in no committed transaction."""
-    system = make(snapshot_interval_s=0.5)
+    topic = f"{unique}-labels"
+    system = make(
+        f'labels=[Source("{topic}", event_id="id", label="truth")],', snapshot_interval_s=0.5
+    )
     system.start_all()
-    firsts = [f"{role}-1" for role in ROLES]
+    firsts = [*(f"{role}-1" for role in ROLES), "intake-1"]
+    labels = set[str]()
+
+    def label(event_ids: list[str]) -> None:
+        for event_id in event_ids:
+            place = system.write(topic, f'{{"id": "{event_id}", "truth": true}}'.encode())
+            labels.add("{}-{}-{}".format(topic, *place))
+
     with Flow(system, 200) as flow:
         seconds = [system.start(role, f"{role}-2") for role in ROLES]
         system.await_running(*seconds)
+        label(flow.sent[:30])
         for worker in firsts:
             system.end(worker, signal.SIGKILL)
             system.start(worker[:-2], worker)
+        label(flow.sent[30:60])
         system.await_running(*firsts)
         flow.await_more(50)
         for worker in firsts:
@@ -95,7 +110,7 @@ def test_whoever_is_killed_frozen_joined_or_left_everything_is_told_once(
         assert [system.end(worker) for worker in seconds] == [0, 0, 0]
         await_that(lambda: shares(system, 1) == [2, 4, 1], 60, "they are alone again")
         flow.await_more(50)
-    assert_told_once(system, flow.sent)
+    assert_told_once(system, flow.sent, labels)
     assert {process.poll() for process in system.processes.values()} == {None}
 
 
@@ -140,28 +155,3 @@ def test_what_only_time_decided_is_told_once_though_the_disk_is_lost(
     system.await_ids("examples", more)
     seen = Counter(each.event_id for each in system.records("examples", Example))
     assert seen == dict.fromkeys(ids + more, 1)
-
-
-def test_labels_become_feedback_once_though_the_intake_is_killed(
-    broker: Kafka, tmp_path: Path, unique: str
-) -> None:
-    labels = f"{unique}-labels"
-    more = f'{MORE} labels=[Source("{labels}", event_id="id", label="truth")],'
-    with System(broker.bootstrap, tmp_path, name=unique, more=more) as system:
-        system.admin.create_topics([NewTopic(labels, 2, 1)])[labels].result(30)
-        system.prepare()
-        system.await_running(system.start("intake"))
-
-        def label(numbers: range) -> set[str]:
-            lines = (f'{{"id": "e{n:04}", "truth": true}}'.encode() for n in numbers)
-            return {"{}-{}-{}".format(labels, *system.write(labels, line)) for line in lines}
-
-        places = label(range(60))
-        system.await_ids("feedback", list(places)[:1], "feedback_id")
-        system.end("intake-1", signal.SIGKILL)
-        places |= label(range(60, 90))
-        system.await_running(system.start("intake"))
-        places |= label(range(90, 120))
-        system.await_ids("feedback", places, "feedback_id")
-        seen = Counter(each.record.feedback_id for each in system.seen("feedback"))
-        assert seen == dict.fromkeys(places, 1)
