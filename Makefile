@@ -1,8 +1,10 @@
 # What people do with this project. Everything is installed into .venv; nothing needs a prompt or a password.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench broker lock clean
+.PHONY: help setup demo test check bench soak broker lock clean
 
 PYTHON ?= python3
+MINUTES ?= 30
+SEED ?= 1
 BIN := .venv/bin
 LOCK := tests/requirements.txt
 INSTALLED := .venv/installed
@@ -30,6 +32,9 @@ check: setup ## style, types, imports, spelling
 bench: setup ## measure how fast it is: a table, and bench.json
 	$(BIN)/python -m tests.benchmarks
 
+soak: setup ## run everything under faults for MINUTES=30: a report, and soak.json
+	$(BIN)/python -m tests.faults --plan long --minutes $(MINUTES) --seed $(SEED)
+
 broker: setup ## run the embedded Kafka until Ctrl-C
 	$(BIN)/counterpoint broker
 
@@ -43,7 +48,7 @@ lock: setup ## choose the newest allowed versions, for Python and for the broker
 	$(BIN)/python -m streams.jars
 
 clean: ## remove what was installed and measured
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache bench.json demo-*.png
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache bench.json soak.json demo-*.png
 
 # The lock holds everything with its hash; then the project itself, without asking an index.
 $(INSTALLED): $(LOCK) pyproject.toml

@@ -170,9 +170,9 @@ def dead_letters_retry(
 
 @click.group()
 def models() -> None:
-    """List, show, seed and adopt the models of a loop.
+    """List, show, seed, adopt and repair the models of a loop.
 
-    Reads models and examples; seed and adopt write examples.
+    Reads models and examples; seed, adopt, exclude and include write examples.
 
     Example: counterpoint models list phishing
     """
@@ -206,19 +206,21 @@ def models_list(loop: str, as_json: bool, bootstrap: str | None) -> None:
 @as_json
 @on_kafka
 def models_show(loop: str, snapshot_id: str, as_json: bool, bootstrap: str | None) -> None:
-    """Show one stored model: version, metrics, where it comes from.
+    """Show one stored model: version, metrics, what is out of it.
 
-    Reads models; SNAPSHOT is an id of `models list`, or its beginning.
+    Reads models and examples; SNAPSHOT is an id of `models list`, or its beginning.
 
     Example: counterpoint models show phishing 3f2a
     """
-    from streams import operate, show
+    from streams import operate, show, versions
 
-    snapshot = show.jsonable(operate.snapshot(*found(loop, bootstrap), snapshot_id))
+    the_loop, settings = found(loop, bootstrap)
+    stored = operate.snapshot(the_loop, settings, snapshot_id)
+    told = {**show.jsonable(stored), **versions.told(the_loop, settings, stored)}
     if as_json:
-        print_json(snapshot)
+        print_json(told)
     else:
-        print_table(show.fields(snapshot))
+        print_table(show.fields(told))
 
 
 @models.command("seed")

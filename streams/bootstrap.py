@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -23,6 +23,7 @@ from confluent_kafka.admin import AdminClient
 from river.__version__ import __version__ as river_version
 from rocksdict import Cache
 
+from streams import show
 from streams.audit import Report, Stored, Subject
 from streams.audit import audit as recount
 from streams.config import Settings, signing_secret
@@ -46,8 +47,9 @@ from streams.engine import admin, snapshots
 from streams.engine.adoption import Adoption
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
+from streams.engine.heap import share_arenas
 from streams.engine.intake import Intake
-from streams.engine.joiner import Joiner
+from streams.engine.joiner import Joiner, logged
 from streams.engine.learner import Learner
 from streams.engine.log import Log, control_kind, rounds_otherwise
 from streams.engine.partition import Emit, PartitionJoin
@@ -59,6 +61,7 @@ from streams.engine.replay import replays
 from streams.engine.replica import Replica
 from streams.engine.slot import Slot, take
 from streams.engine.sources import input_reader, label_reader
+from streams.engine.standby import Standby
 from streams.engine.state import (
     BLOCK_CACHE_BYTES,
     Identity,
@@ -66,13 +69,17 @@ from streams.engine.state import (
     open_state,
 )
 from streams.engine.status import Heart
+from streams.engine.transactions import Transactions
 from streams.engine.worker import Options, Role, RoleWorker
+from streams.failpoints import arm
 from streams.history import history
-from streams.loop import Loop, load
+from streams.loop import TRANSACTIONAL, Loop, load
 
 log = logging.getLogger("counterpoint")
 
 START_TIMEOUT_S = 15.0
+SILENCES = 3
+"""Session timeouts until a transaction is aborted: a slow batch must fit in, and who died holds back readers so long."""
 REPLAY_LEAST, REPLAY_MOST, REPLAY_S = 300, 1_200, 2.0
 """A model is tried on this many lessons, or on fewer if they would take longer: KNN does not differ before the 500th."""
 ROLES = ("predictor", "joiner", "learner", "intake")
@@ -112,6 +119,7 @@ class Parts:
 
     loop: Loop
     settings: Settings
+    transactional_id: str | None = None  # of a role whose outputs go through transactions
 
     @cached_property
     def kafka(self) -> dict[str, str]:
@@ -273,9 +281,22 @@ class Parts:
         return f"{self.loop.name}.{role}"
 
     @cached_property
+    def reports(self) -> Outputs:
+        """The producer of what is no output of the loop, and is told at once."""
+        return Outputs(self.kafka)
+
+    @cached_property
+    def transactions(self) -> Transactions | None:
+        """The producer of a role's outputs, where readers are to see each exactly once."""
+        if self.transactional_id is None:
+            return None
+        timeout_s = SILENCES * self.settings.session_timeout_s
+        return Transactions(self.kafka, self.transactional_id, timeout_s)
+
+    @cached_property
     def outputs(self) -> Outputs:
         """The process's producer."""
-        return Outputs(self.kafka)
+        return self.transactions or self.reports
 
     def guard(self, role: str) -> Guard:
         """Where a role's bad records go."""
@@ -291,7 +312,7 @@ class Parts:
             topic=self.topic(names.STATUS),
             topic_ids=self.topic_ids,
             codec=self.codec,
-            outputs=self.outputs,
+            outputs=self.reports,
         )
 
     def model_key(self) -> Callable[[Features], str]:
@@ -319,8 +340,13 @@ def _as_key(value: object, what: str) -> str:
 # Running a role ------------------------------------------------------------------------------------------------------
 
 
-def run_role(role: str, reference: str, worker: str | None, settings: Settings) -> int:
+def run_role(
+    role: str, reference: str, worker: str | None, settings: Settings, *, standby: bool = False
+) -> int:
     """Runs a role until it is told to stop.
+
+    Args:
+        standby: Of a joiner: it keeps copies of the partitions that others own.
 
     Raises:
         ConfigError: The loop, the settings or the topics are not as they must be.
@@ -330,7 +356,9 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
         message = f"no role is called {role!r}; there are {', '.join(ROLES)}"
         raise NotFound(message)
     _with_fixed_hashes()
+    share_arenas()
     _start_logging()
+    arm(settings.failpoints)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Faust has its own
     loop = load(reference)
     parts = Parts(loop, settings)
@@ -343,15 +371,24 @@ def run_role(role: str, reference: str, worker: str | None, settings: Settings) 
         raise ConfigError(mistakes)
     slot = take(settings.state_dir / loop.name / role, role, worker)
     try:
-        built = BUILDERS[role](parts, slot)
+        if loop.delivery == TRANSACTIONAL:
+            parts = replace(parts, transactional_id=_transactional_id(parts, role, slot, worker))
+        built = _joiner(parts, slot, standby=standby) if standby else BUILDERS[role](parts, slot)
         options = _options(parts, role, slot, static=worker is not None)
         runner = RoleWorker(built, options, parts.places(role))
         if isinstance(built, Predictor):
             built.replica.wake = runner.wake
+        elif isinstance(built, Learner):
+            built.wake = runner.wake
         runner.run()
     finally:
         slot.release()
     return 0
+
+
+def _transactional_id(parts: Parts, role: str, slot: Slot, worker: str | None) -> str:
+    """Stable, so that who starts again ends at once what he left open; a name that was not given is no one's alone."""
+    return f"{parts.group(role)}.{worker if worker is not None else slot.identity()}"
 
 
 def _with_fixed_hashes() -> None:
@@ -366,6 +403,8 @@ def _start_logging() -> None:
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )
     log.setLevel(logging.INFO)
+    # A commit may take longer than the time between two: the next one comes later, that is all.
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)
     damper = Damper()
     for handler in logging.getLogger().handlers:
         handler.addFilter(damper)
@@ -398,7 +437,12 @@ def _options(parts: Parts, role: str, slot: Slot, *, static: bool) -> Options:
         credentials=_credentials(settings),
         folder=slot.path / "faust",
         instance_id=slot.name if static else None,
-        commit_interval_s=settings.commit_interval_s,
+        commit_interval_s=(
+            settings.commit_interval_s
+            if parts.transactions is None
+            else settings.transaction_interval_s
+        ),
+        transactions=parts.transactions,
         session_timeout_s=settings.session_timeout_s,
     )
 
@@ -451,6 +495,7 @@ def _learner(parts: Parts, slot: Slot) -> Role:
         outputs=parts.outputs,
         guard=parts.guard("learner"),
         heart=parts.heart("learner", slot.name),
+        tells_once=parts.transactions is not None,
     )
 
 
@@ -471,7 +516,7 @@ def _intake(parts: Parts, slot: Slot) -> Role:
     )
 
 
-def _joiner(parts: Parts, slot: Slot) -> Role:
+def _joiner(parts: Parts, slot: Slot, *, standby: bool = False) -> Role:
     loop, topic = parts.loop, parts.topic
     predictions, feedback = topic(names.PREDICTIONS), topic(names.FEEDBACK)
     rules = Rules(
@@ -519,6 +564,17 @@ def _joiner(parts: Parts, slot: Slot) -> Role:
         outputs=parts.outputs,
         guard=parts.guard("joiner"),
         heart=parts.heart("joiner", slot.name),
+        prepares=parts.transactions is None,
+        watched=show.progress if sys.stderr.isatty() else logged,
+        standby=Standby(
+            topics=(predictions, feedback),
+            partitions=loop.partitions,
+            open_partition=open_partition,
+            group=parts.group("joiner"),
+            kafka=parts.kafka,
+        )
+        if standby
+        else None,
     )
 
 
@@ -558,6 +614,22 @@ def prepare(
 def models(loop: Loop, settings: Settings) -> list[Snapshot]:
     """The stored models of a loop, newest first."""
     return Parts(loop, settings).stored()
+
+
+def today(loop: Loop, settings: Settings, model_key: str) -> Fold:
+    """A model as it is now: its newest snapshot, and the log after it, as a predictor has them.
+
+    Raises:
+        Conflict: The log's newest definition is not that of this code.
+    """
+    parts = Parts(loop, settings)
+    mine = parts.define()
+    replica = Replica(parts.log(mine), parts.codec, replays=mine.replays)
+    try:
+        replica.open()
+        return replica.serving(model_key)
+    finally:
+        replica.close()
 
 
 def adopt(loop: Loop, settings: Settings, mode: str, why: str) -> None:
@@ -654,10 +726,7 @@ def audit(
     opening = opened.open(scores=False)
     read = input_reader(loop.inputs, parts.codec)
     stored = {
-        key: Stored(
-            fold.version, {(*at, n) for at, seen in fold.seen.items() for n in seen}, fold.model
-        )
-        for key, fold in opening.folds.items()
+        key: Stored(fold.version, fold.seen, fold.model) for key, fold in opening.folds.items()
     }
 
     def unlearned(base: str | None) -> Any:

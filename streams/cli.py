@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from streams import administer, terminal
+from streams import administer, revise, terminal
 from streams.core.errors import Unavailable
 from streams.terminal import HELP, as_json, found, on_kafka, on_loop, print_json, print_table, say
 
@@ -87,8 +87,9 @@ def up(loop: str, bootstrap: str | None) -> int:
 @click.argument("role", type=click.Choice(ROLES))
 @on_loop
 @click.option("--worker", metavar="NAME", help="Names its state and its place in the group.")
+@click.option("--standby", is_flag=True, help="Joiner: keep copies of what others own.")
 @on_kafka
-def run(role: str, loop: str, worker: str | None, bootstrap: str | None) -> int:
+def run(role: str, loop: str, worker: str | None, standby: bool, bootstrap: str | None) -> int:
     """Run one role of a loop in this process.
 
     Predictor: reads inputs and examples, writes predictions. Joiner: reads predictions and feedback, writes reviews,
@@ -99,7 +100,10 @@ def run(role: str, loop: str, worker: str | None, bootstrap: str | None) -> int:
     """
     from streams.bootstrap import run_role, settings
 
-    return run_role(role, loop, worker, settings(bootstrap))
+    if standby and role != "joiner":
+        message = "--standby is for the joiner: the other roles have nothing to copy"
+        raise click.UsageError(message)
+    return run_role(role, loop, worker, settings(bootstrap), standby=standby)
 
 
 @commands.command()
@@ -130,6 +134,7 @@ def send(loop: str, file: Any, event_id: str, bootstrap: str | None) -> None:
 @click.option("--accept", is_flag=True, help="The prediction is right.")
 @click.option("--reject", is_flag=True, help="The prediction is wrong.")
 @click.option("--abstain", is_flag=True, help="Nobody can tell.")
+@click.option("--retract", is_flag=True, help="What this reviewer said before is taken back.")
 @click.option("--reviewer", metavar="NAME", help="Who says so.")
 @click.option("--comment", metavar="TEXT", help="Why.")
 @click.option("--wait", is_flag=True, help="Wait for what becomes of it, up to 30 s.")
@@ -140,16 +145,16 @@ def feedback(
 ) -> None:
     """Give a verdict on an event.
 
-    It is one of --label, --accept, --reject, --abstain. Writes feedback and prints its id; with --wait, reads outcomes and prints what became of it.
+    It is one of --label, --accept, --reject, --abstain, --retract. Writes feedback and prints its id; with --wait, reads outcomes and prints what became of it.
 
     Example: counterpoint feedback phishing site-0001 --label true --reviewer ann --wait
     """
     from streams import operate
 
-    if [bool(verdict[kind]) for kind in ("accept", "reject", "abstain")].count(True) != (
+    if [bool(verdict[kind]) for kind in ("accept", "reject", "abstain", "retract")].count(True) != (
         verdict["label"] is None
     ):
-        message = "give one of --label, --accept, --reject, --abstain"
+        message = "give one of --label, --accept, --reject, --abstain, --retract"
         raise click.UsageError(message)
     wait_s = WAIT_S if wait else 0
     told = operate.feedback(*found(loop, bootstrap), event_id, wait_s=wait_s, **verdict)
@@ -192,12 +197,36 @@ def tail(
 
 @commands.command()
 @on_loop
+@click.argument("event_id", metavar="EVENT_ID")
+@as_json
+@on_kafka
+def history(loop: str, event_id: str, as_json: bool, bootstrap: str | None) -> None:
+    """Tell the whole story of an event.
+
+    Input, prediction and why, who said what and what became of it, the version that learned it, and what the model of
+    today says: reads inputs, predictions, reviews, feedback, examples, outcomes, dead-letters and models.
+
+    Example: counterpoint history phishing site-0001
+    """
+    from streams import show, trace
+
+    with show.waiting(f"looking for {event_id}"):
+        story = trace.history(*found(loop, bootstrap), event_id)
+    if as_json:
+        print_json(story.as_json())
+    else:
+        print_table(show.story(story))
+
+
+@commands.command()
+@on_loop
 @as_json
 @on_kafka
 def status(loop: str, as_json: bool, bootstrap: str | None) -> None:
     """Show how the workers of a loop are.
 
-    Lag, model version, what waits, rates: reads status, and the ends of the topics that the roles read.
+    Lag, model versions, snapshots that are old or were refused, what waits and for how long, rates: reads status, and
+    the ends of the topics that the roles read.
 
     Example: counterpoint status phishing
     """
@@ -208,6 +237,9 @@ def status(loop: str, as_json: bool, bootstrap: str | None) -> None:
         print_json(report.as_json())
     else:
         print_table(show.report(report))
+        if report.models:
+            print_table(show.models(report))
+        click.echo(show.totals(report))
         if report.unread:
             say(show.unread(report))
 
@@ -280,6 +312,8 @@ def config(as_json: bool, bootstrap: str | None) -> None:
 
 for group in (administer.topics, administer.dead_letters, administer.models):
     commands.add_command(group)
+for command in revise.COMMANDS:
+    administer.models.add_command(command)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from streams.core.events import (
     CORRECT,
     DUPLICATE,
     REJECT,
+    RETRACT,
     DeadLetter,
     Features,
     Feedback,
@@ -82,6 +83,7 @@ class Verdict(TypedDict, total=False):
     accept: bool
     reject: bool
     abstain: bool
+    retract: bool
     reviewer: str | None
     comment: str | None
     feedback_id: str | None
@@ -167,12 +169,13 @@ class Client:
         accept: bool = False,
         reject: bool = False,
         abstain: bool = False,
+        retract: bool = False,
         reviewer: str | None = None,
         comment: str | None = None,
         feedback_id: str | None = None,
         seen: Label | None = None,
     ) -> str:
-        """Send a verdict on an event, in one of four forms; it is delivered in the background, see ``flush``.
+        """Send a verdict on an event, in one of five forms; it is delivered in the background, see ``flush``.
 
         Args:
             event_id: The event it is about.
@@ -180,6 +183,7 @@ class Client:
             accept: The answer is right.
             reject: The answer is wrong.
             abstain: The person cannot tell.
+            retract: What the same reviewer said about the event before is taken back, and out of the model.
             reviewer: Who gives it.
             comment: Why, in the reviewer's words.
             feedback_id: Its identity: give the same again to try again, and it is learned once.
@@ -200,6 +204,7 @@ class Client:
             accept=accept,
             reject=reject,
             abstain=abstain,
+            retract=retract,
             reviewer=reviewer,
             comment=comment,
             feedback_id=feedback_id,
@@ -525,6 +530,7 @@ def _feedback(
     accept: bool = False,
     reject: bool = False,
     abstain: bool = False,
+    retract: bool = False,
     reviewer: str | None = None,
     comment: str | None = None,
     feedback_id: str | None = None,
@@ -538,10 +544,17 @@ def _feedback(
     _check_id("event_id", event_id)
     if feedback_id is not None:
         _check_id("feedback_id", feedback_id)
-    forms = {"label": label is not None, "accept": accept, "reject": reject, "abstain": abstain}
-    given = [name for name, is_given in forms.items() if is_given]
+    forms = {
+        CORRECT: ("label", label is not None),
+        ACCEPT: ("accept", accept),
+        REJECT: ("reject", reject),
+        ABSTAIN: ("abstain", abstain),
+        RETRACT: ("retract", retract),
+    }
+    given = [verdict for verdict, (_, is_given) in forms.items() if is_given]
     if len(given) != 1:
-        reason = f"a verdict is one of label=, accept=True, reject=True and abstain=True; given: {given or 'none'}"
+        said = [forms[verdict][0] for verdict in given] or "none"
+        reason = f"a verdict is one of label=, accept=True, reject=True, abstain=True and retract=True; given: {said}"
         raise BadRecord(reason, event_id=event_id, feedback_id=feedback_id)
     if seen is not None and not accept:
         reason = "seen= is the answer that was accepted: it goes with accept=True alone"
@@ -550,11 +563,10 @@ def _feedback(
         if isinstance(value, Real) and not isfinite(value):
             reason = f"{name} is {value!r}, expected a finite number"
             raise BadRecord(reason, event_id=event_id, feedback_id=feedback_id)
-    verdicts = {"label": CORRECT, "accept": ACCEPT, "reject": REJECT, "abstain": ABSTAIN}
     return Feedback(
         feedback_id=feedback_id or str(uuid.uuid4()),
         event_id=event_id,
-        verdict=verdicts[given[0]],
+        verdict=given[0],
         label=seen if accept else label,
         reviewer=reviewer,
         comment=comment,

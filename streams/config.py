@@ -18,6 +18,7 @@ from platformdirs import user_cache_path, user_state_path
 
 from streams.core.errors import ConfigError, Mistake, Unavailable
 from streams.core.topics import DAY_MS, Keep
+from streams.failpoints import Armed, parse
 
 PREFIX = "COUNTERPOINT_"
 TESTS = "COUNTERPOINT_TEST_"
@@ -130,6 +131,9 @@ SECRET = _Cast(Secret, "text")
 PATH = _Cast(_path, "a path")
 SERVERS = _Cast(_servers, "host:port, or several with commas between them")
 URL = _Cast(_url, "a URL such as http://127.0.0.1:8081")
+FAILPOINTS = _Cast(
+    parse, "point=action@nth, several with semicolons between them: see streams/failpoints.py"
+)
 
 
 def _told(help_text: str, cast: _Cast) -> dict[str, Any]:
@@ -238,6 +242,13 @@ class Settings:
             "How often a worker commits: what a crash repeats.", _number(0, "seconds", above=True)
         ),
     )
+    transaction_interval_s: float = field(
+        default=0.2,
+        metadata=_told(
+            'The same in a loop with delivery="transactional": how late readers see a record, at most about.',
+            _number(0, "seconds", above=True),
+        ),
+    )
     session_timeout_s: float = field(
         default=10.0,
         metadata=_told(
@@ -250,6 +261,12 @@ class Settings:
         metadata=_told(
             "How often a changed model is stored; a start folds what came after.",
             _number(0, "seconds", above=True),
+        ),
+    )
+    failpoints: tuple[Armed, ...] = field(
+        default=(),
+        metadata=_told(
+            "For tests: where this process kills or delays itself, or fails.", FAILPOINTS
         ),
     )
 
@@ -371,6 +388,8 @@ def _shown(value: object) -> str:
         return ""
     if isinstance(value, Secret):
         return HIDDEN
+    if isinstance(value, tuple):
+        return ";".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -27,9 +27,10 @@ from streams.core.model import BINARY, MULTICLASS, REGRESSION, is_deaf_to_weight
 from streams.core.review import Everything, Policy
 
 TASKS = (BINARY, MULTICLASS, REGRESSION)
-LEARN_AGAIN, KEEP_FIRST = "learn-again", "keep-first"
-CORRECTIONS = (LEARN_AGAIN, KEEP_FIRST)
-AT_LEAST_ONCE = "at-least-once"
+LEARN_AGAIN, KEEP_FIRST, REPAIR = "learn-again", "keep-first", "repair"
+CORRECTIONS = (LEARN_AGAIN, KEEP_FIRST, REPAIR)
+AT_LEAST_ONCE, TRANSACTIONAL = "at-least-once", "transactional"
+DELIVERIES = (AT_LEAST_ONCE, TRANSACTIONAL)
 UNANSWERED = "unanswered"
 WEIGHTED = (ACCEPT, CORRECT, REJECT, UNANSWERED)
 """What a lesson can come from, and so can have a weight."""
@@ -99,9 +100,11 @@ class Loop:
         classes: The labels of a multiclass loop, all of them.
         model_key: A feature's name, or a function of the features: one model for each key.  None: one model.
         weights: Verdict kind (or ``unanswered``) to the weight of its lessons; 1 where nothing is said.
-        corrections: What a later verdict on the same event does: ``learn-again``, or ``keep-first``.
+        corrections: What a later verdict on the same event does: it is learned too (``learn-again``), or not
+            (``keep-first``), or in place of the earlier ones, as if they had never been given (``repair``).
         partitions: Of the topics that are keyed by event.
-        delivery: ``at-least-once``.
+        delivery: ``at-least-once``: after a crash an output may be on its topic twice.  ``transactional``: a reader of
+            committed records sees each once, a fraction of a second later.
 
     Raises:
         ConfigError: With all mistakes.
@@ -367,16 +370,12 @@ def _is_deaf(loop: Loop) -> bool:
 
 
 def _mistakes_of_the_rest(loop: Loop) -> Iterable[Mistake]:
-    if loop.corrections == "repair":
-        expected = f"one of {', '.join(CORRECTIONS)}; repair comes with a later version"
-        yield Mistake("corrections", loop.corrections, expected)
-    elif loop.corrections not in CORRECTIONS:
+    if loop.corrections not in CORRECTIONS:
         yield Mistake("corrections", loop.corrections, f"one of {', '.join(CORRECTIONS)}")
     if type(loop.partitions) is not int or not 1 <= loop.partitions <= 10_000:
         yield Mistake("partitions", loop.partitions, "a whole number from 1 to 10000")
-    if loop.delivery != AT_LEAST_ONCE:
-        later = "; it comes with a later version" if loop.delivery == "transactional" else ""
-        yield Mistake("delivery", loop.delivery, f"{AT_LEAST_ONCE!r}{later}")
+    if loop.delivery not in DELIVERIES:
+        yield Mistake("delivery", loop.delivery, f"one of {', '.join(DELIVERIES)}")
 
 
 def _is_text(value: object) -> bool:

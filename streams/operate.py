@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from time import time
+from time import monotonic, time
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
-from confluent_kafka import KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from streams import bootstrap
@@ -34,6 +34,7 @@ from streams.core.topics import (
 from streams.engine import admin, reader
 from streams.engine.codec import Codec
 from streams.engine.producer import Outputs
+from streams.engine.status import STORED_AT
 from streams.files import inputs, rows, value_of
 from streams.follower import refusal as is_refused
 from streams.loop import Loop
@@ -47,6 +48,8 @@ SILENT_MS = 15_000
 """Workers beat every second; one that was not heard of for so long is gone."""
 REBUILT_PER_S = 100_000
 """Records that a joiner which lost its disk takes in per second, at least (``make bench``)."""
+LOOK_S = 2.0
+"""How long a partition's next record is waited for, to tell its age."""
 ANSWER_S = 10.0
 """A Kafka that has not answered for so long is not there."""
 RETRIED = "retried"
@@ -74,12 +77,18 @@ def require(loop: Loop, settings: Settings, *suffixes: str) -> None:
 
 
 class Place(NamedTuple):
-    """How far a worker has read a partition; ``end`` is the broker's, now."""
+    """How far a worker has read a partition.
+
+    Attributes:
+        end: The broker's, now.
+        behind_s: Age of the oldest record that is still to be read; None if there is none, or nobody looked.
+    """
 
     topic: str
     partition: int
     position: int
     end: int
+    behind_s: float | None = None
 
     @property
     def lag(self) -> int:
@@ -96,12 +105,42 @@ class Worker(NamedTuple):
     places: tuple[Place, ...]
 
 
+class Model(NamedTuple):
+    """A model as the newest heartbeat of a living learner tells of it.
+
+    Attributes:
+        snapshot_age_s: How old its newest snapshot is; None if it has none.
+    """
+
+    model_key: str
+    version: int
+    snapshot_age_s: float | None
+
+
+class Totals(NamedTuple):
+    """What there is of a loop in all, by its living workers.
+
+    Attributes:
+        lag: Records that are still to be read.
+        pending: Predictions that wait for a verdict.
+        oldest_waiting_s: Age of the oldest of them.
+        rebuilds: Models that were rebuilt after a correction, since the learners started.
+    """
+
+    lag: int
+    pending: int
+    oldest_waiting_s: float | None
+    rebuilds: int
+
+
 class Report(NamedTuple):
-    """All workers of a loop, and the partitions that nobody reads."""
+    """All workers of a loop, its models, and the partitions that nobody reads."""
 
     loop: str
     workers: tuple[Worker, ...]
     unread: tuple[TP, ...]
+    models: tuple[Model, ...] = ()
+    totals: Totals = Totals(0, 0, None, 0)
 
     def as_json(self) -> dict[str, Any]:
         """The report in plain values."""
@@ -109,6 +148,8 @@ class Report(NamedTuple):
             "loop": self.loop,
             "workers": [_worker_as_json(worker) for worker in self.workers],
             "unread": [f"{topic}-{partition}" for topic, partition in self.unread],
+            "models": [model._asdict() for model in self.models],
+            **self.totals._asdict(),
         }
 
 
@@ -122,7 +163,7 @@ def _worker_as_json(worker: Worker) -> dict[str, Any]:
         "state": worker.state,
         "silent_s": worker.silent_s,
         "versions": dict(status.versions),
-        "numbers": dict(status.numbers),
+        "numbers": {n: v for n, v in status.numbers.items() if not n.startswith(STORED_AT)},
         "notes": list(status.notes),
         "partitions": [{**place._asdict(), "lag": place.lag} for place in worker.places],
     }
@@ -144,7 +185,47 @@ def status(loop: Loop, settings: Settings) -> Report:
             beats[message.key()] = (message.timestamp()[1], codec.decode_as(Status, data))
     read = [specs[INPUTS].name, specs[PREDICTIONS].name, specs[FEEDBACK].name]
     read += [specs[EXAMPLES].name, *(str(source.topic) for source in loop.labels)]
-    return report(loop.name, list(beats.values()), ends(kafka, read), _broker_now(beats.values()))
+    now = _broker_now(beats.values())
+    found = report(loop.name, list(beats.values()), ends(kafka, read), now)
+    return _with_ages(kafka, found, now)
+
+
+def _with_ages(kafka: Kafka, found: Report, now_ms: int) -> Report:
+    """Looks at the next record of each place that has one, for its age."""
+    consumer = reader.group_less(kafka)
+    try:
+        workers = tuple(
+            worker._replace(
+                places=tuple(
+                    place._replace(behind_s=_age(_next_at(consumer, place), now_ms))
+                    if place.lag and worker.state == "running"
+                    else place
+                    for place in worker.places
+                )
+            )
+            for worker in found.workers
+        )
+    finally:
+        consumer.close()
+    return found._replace(workers=workers)
+
+
+def _next_at(consumer: Consumer, place: Place) -> int | None:
+    consumer.assign([TopicPartition(place.topic, place.partition, place.position)])
+    deadline = monotonic() + LOOK_S
+    while monotonic() < deadline:
+        message = consumer.poll(0.2)
+        if message is None:
+            continue
+        if message.error() is None:
+            return int(message.timestamp()[1])
+        if message.error().code() == KafkaError._PARTITION_EOF:
+            return None  # marks of transactions, or it was deleted
+    return None
+
+
+def _age(at_ms: float | None, now_ms: int) -> float | None:
+    return None if at_ms is None else max(now_ms - at_ms, 0) / 1000
 
 
 def _broker_now(beats: Iterable[tuple[int, Status]]) -> int:
@@ -164,7 +245,31 @@ def report(
     taken = {(place.topic, place.partition) for worker in living for place in worker.places}
     # Who is gone for good and left nothing behind is no news
     told = [worker for worker in workers if worker in living or set(_tps(worker)) - taken]
-    return Report(loop, tuple(told), tuple(sorted(ends.keys() - taken)))
+    unread = tuple(sorted(ends.keys() - taken))
+    return Report(loop, tuple(told), unread, _models(living, now_ms), _totals(living, now_ms))
+
+
+def _models(living: Iterable[Worker], now_ms: int) -> tuple[Model, ...]:
+    learners = [worker.status for worker in living if worker.status.role == "learner"]
+    found = {
+        key: Model(key, version, _age(status.numbers.get(f"{STORED_AT}{key}"), now_ms))
+        for status in sorted(learners, key=lambda status: status.at)
+        for key, version in status.versions.items()
+    }
+    return tuple(found[key] for key in sorted(found))
+
+
+def _totals(living: Sequence[Worker], now_ms: int) -> Totals:
+    def numbers(name: str) -> list[float]:
+        return [w.status.numbers[name] for w in living if name in w.status.numbers]
+
+    oldest = min(numbers("oldest_waiting_at"), default=None)
+    return Totals(
+        lag=sum(place.lag for worker in living for place in worker.places),
+        pending=int(sum(numbers("pending"))),
+        oldest_waiting_s=_age(oldest, now_ms),
+        rebuilds=int(sum(numbers("rebuilds"))),
+    )
 
 
 def _tps(worker: Worker) -> list[TP]:

@@ -15,15 +15,26 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 from rich.text import Text
 
+from streams.core.topics import SUFFIXES
+
 if TYPE_CHECKING:
     from streams.config import SettingField
     from streams.core.events import Snapshot
+    from streams.core.story import Moment
     from streams.core.topics import TopicSpec
-    from streams.operate import Letter, Report, Told, Worker
+    from streams.corrections import Effect
+    from streams.operate import Letter, Place, Report, Told, Worker
+    from streams.trace import Story
+    from streams.versions import Affected
 
 SHORT = 120
-GAUGES = ("behind", "models", "model_bytes", "pending", "unsaved")
+MOST_MODELS = 20
+GAUGES = (
+    *("awaited", "behind", "copies", "copies_behind", "models", "model_bytes", "parked"),
+    *("pending", "rebuilding", "unsaved"),
+)
 """Numbers of a heartbeat that tell how much there is: their change per second says little."""
+MOMENT_STYLES = {"prediction": "cyan", "feedback": "bold", "example": "green", "dead letter": "red"}
 STATE_STYLES = {"running": "green", "stopped": "dim", "silent": "bold red"}
 
 
@@ -86,10 +97,48 @@ def report(told: Report) -> Table:
             _rate(worker),
             "; ".join(status.notes),
         ]
-        lags = [(f"{place.topic}-{place.partition}", f"{place.lag:,}") for place in worker.places]
+        lags = [(f"{place.topic}-{place.partition}", _lag(place)) for place in worker.places]
         for i, (place, lag) in enumerate(lags or [("none", "")]):
             row(made, *(head if i == 0 else [""] * 3), place, lag, *(tail if i == 0 else [""] * 4))
     return made
+
+
+def _lag(place: Place) -> str:
+    since = "" if place.behind_s is None else f" ({duration(place.behind_s)})"
+    return f"{place.lag:,}{since}"
+
+
+def duration(seconds: float) -> str:
+    """A time span, as short as it can be."""
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def models(told: Report) -> Table:
+    """The models of a loop, one line each; of very many the ones whose snapshot is the oldest."""
+    made = table("model", "version", "snapshot", numbers=["version", "snapshot"])
+    oldest_first = sorted(
+        told.models, key=lambda each: (each.snapshot_age_s is not None, -(each.snapshot_age_s or 0))
+    )
+    for each in oldest_first[:MOST_MODELS]:
+        age = each.snapshot_age_s
+        stored = "none yet" if age is None else f"{duration(age)} old"
+        row(made, each.model_key or "(the only one)", f"{each.version:,}", stored)
+    if len(oldest_first) > MOST_MODELS:
+        row(made, f"and {len(oldest_first) - MOST_MODELS:,} more", "", "")
+    return made
+
+
+def totals(told: Report) -> str:
+    """What waits in all, in one sentence."""
+    of = told.totals
+    oldest = (
+        "" if of.oldest_waiting_s is None else f", the oldest for {duration(of.oldest_waiting_s)}"
+    )
+    rebuilt = f"; {of.rebuilds:,} models rebuilt" if of.rebuilds else ""
+    return f"{of.lag:,} records to be read; {of.pending:,} predictions wait for a verdict{oldest}{rebuilt}"
 
 
 def unread(told: Report) -> str:
@@ -184,6 +233,39 @@ def snapshots(found: Iterable[Snapshot]) -> Table:
     return made
 
 
+def effects(found: Iterable[Effect]) -> Table:
+    """What a change does to each model, one line each: before, and after it."""
+    made = table("model", "sources", "learned", "metrics", numbers=["sources"])
+    for each in found:
+        (was, becomes), (before, after) = each.learned, each.metrics
+        metrics = " ".join(
+            f"{name} {number(before[name])} → {number(after[name])}"
+            for name in sorted(before.keys() & after.keys())
+            if "." not in name
+        )
+        learned = f"{was:,} → {becomes:,}"
+        row(made, each.model_key or "(the only one)", f"{each.sources:,}", learned, metrics)
+    return made
+
+
+def affected(found: Iterable[Affected]) -> Table:
+    """Predictions, one line each."""
+    made = table("event", "version", "label", "confidence", "at", "verdict", numbers=["version"])
+    for each in found:
+        said = each.prediction
+        confidence = "" if said.confidence is None else number(said.confidence)
+        row(
+            made,
+            said.event_id,
+            f"{said.model_version:,}",
+            text(said.label),
+            confidence,
+            time_of(each.predicted_at),
+            "still counts" if each.is_open else "comes too late",
+        )
+    return made
+
+
 def settings(found: Iterable[SettingField]) -> Table:
     """Settings, one line each."""
     made = table("name", "value", "default", "help")
@@ -245,6 +327,35 @@ def progress() -> Iterator[Callable[[str, float], None]]:
         yield show
 
 
+def story(told: Story) -> Table:
+    """An event's story, one line a moment."""
+    made = table("time", "what", "where", "", numbers=())
+    for each in told.moments:
+        what = Text(each.kind, MOMENT_STYLES.get(each.kind, ""))
+        own = each.topic.removeprefix(f"{told.loop}.")
+        topic = own if own in SUFFIXES else each.topic
+        where = f"{topic}-{each.partition}-{each.offset}"
+        row(made, f"{time_of(each.at)}.{each.at % 1000:03}", what, where, _says(each))
+    row(made, "today", Text("the model"), "", pairs(told.today))
+    return made
+
+
+def _says(moment: Moment) -> str:
+    says = {name: value for name, value in moment.says.items() if value is not None and value != []}
+    says.pop("told", None)
+    for name in ("deadline", "given_at", "occurred_at", "predicted_at", "answered_at"):
+        if name in says:
+            says[name] = time_of(says[name])
+    if says.pop("repeats", False):
+        return f"again, and not counted: {pairs(says)}"
+    return pairs(says)
+
+
+def pairs(values: Mapping[str, Any]) -> str:
+    """Names and values on one line."""
+    return " ".join(f"{name}={_cut(text(value))}" for name, value in values.items())
+
+
 def fields(values: Mapping[str, Any]) -> Table:
     """A record, one line a field."""
     made = table("field", "value")
@@ -261,10 +372,9 @@ def text(value: Any) -> str:
 
 def line(told: Told) -> str:
     """A record on one line; long values are cut."""
-    pairs = (f"{name}={_cut(text(value))}" for name, value in told.fields.items())
     where = f"{told.partition}-{told.offset}"
     kind = told.kind.rpartition(".")[2]
-    return f"{time_of(told.timestamp)} {where} {told.key or ''} {kind} {' '.join(pairs)}"
+    return f"{time_of(told.timestamp)} {where} {told.key or ''} {kind} {pairs(told.fields)}"
 
 
 def _cut(value: str) -> str:

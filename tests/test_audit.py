@@ -28,6 +28,7 @@ from streams.core.events import (
     Input,
     Outcome,
     Prediction,
+    Review,
     Snapshot,
     Source,
 )
@@ -40,8 +41,12 @@ from tests.conftest import Kafka
 from tests.e2e.system import System, await_that, lesson, verdict
 
 CODEC = Codec()
-SUFFIXES = ("inputs", "predictions", "feedback", "outcomes", "examples", "dead-letters")
+SUFFIXES = (
+    *("inputs", "predictions", "reviews", "feedback", "outcomes", "examples", "dead-letters"),
+)
 EVENTS = 6
+FEEDBACK = ("feedback", 0)
+WINDOW_MS = 1_000
 Records = list[Record | bytes]
 
 
@@ -71,6 +76,7 @@ class World:
     outcomes: Records = field(default_factory=list)
     examples: Records = field(default_factory=list)
     dead_letters: Records = field(default_factory=list)
+    reviews: Records = field(default_factory=list)
     stored: dict[str, Stored] = field(default_factory=dict)
 
     def store(self, fold: Fold | None = None) -> None:
@@ -79,7 +85,7 @@ class World:
         for offset, example in enumerate(self.examples):
             if isinstance(example, Example):
                 fold.apply(offset + 1, example)
-        sources = {(*at, n) for at, seen in fold.seen.items() for n in seen}
+        sources = fold.seen
         self.stored = {"": Stored(fold.version, sources, fold.model)}
 
     def answer(self, fold: Fold, event_id: str, n: int) -> Prediction:
@@ -93,6 +99,13 @@ def example_of(n: int, offset: int, feedback_id: str | None = None) -> Example:
     source = Source("feedback", 0, offset, feedback_id or f"f-{n}", None, "client")
     return Example(
         f"e-{n}", "", features(n), n % 2 == 0, 1.0, [source], True, {}, 0, "review", "all", 1.0, 1, 1
+    )  # fmt: skip
+
+
+def review(n: int, requested_at: int = 0, version: int = 0) -> Review:
+    return Review(
+        f"e-{n}", True, {}, 1.0, features(n), None, None, "", version, "all", 1.0, None, 0.0,
+        requested_at, requested_at + WINDOW_MS,
     )  # fmt: skip
 
 
@@ -112,6 +125,7 @@ def green() -> World:
     for n in range(EVENTS):
         world.inputs.append(Input(f"e-{n}", features(n)))
         world.predictions.append(world.answer(fold, f"e-{n}", n))
+        world.reviews.append(review(n))
         world.feedback.append(Feedback(f"f-{n}", f"e-{n}", "correct", n % 2 == 0))
         example = example_of(n, n)
         world.examples.append(example)
@@ -189,6 +203,8 @@ def test_a_loop_that_kept_its_promises_is_ok(recount: Recount) -> None:
         "inputs": 6,
         "predictions": 6,
         "predictions_again": 0,
+        "reviews": 6,
+        "reviews_again": 0,
         "dead_letters": 0,
         "feedback": 6,
         "outcomes": 6,
@@ -212,9 +228,11 @@ def test_what_crashes_write_again_is_ok(recount: Recount) -> None:
         Outcome("e-1", "f-1", "duplicate", None, 0, 6, None, None),
     ]
     world.feedback.append(world.feedback[1])
+    world.reviews.append(world.reviews[3])
     world.store()
     report = recount(world)
     assert told(report) == ""
+    assert report.counts["reviews_again"] == 1
     assert (report.counts["predictions_again"], report.counts["examples_again"]) == (1, 1)
 
 
@@ -291,7 +309,7 @@ def test_versions_that_other_code_has_made_are_not_made_again(recount: Recount) 
     for offset, example in enumerate(world.examples):
         if isinstance(example, Example):
             (fold.apply if offset > begun else fold.mark)(offset + 1, example)
-    sources = {(*at, n) for at, seen in fold.seen.items() for n in seen}
+    sources = fold.seen
     world.stored = {"": Stored(fold.version, sources, fold.model)}
     world.predictions[:] = [
         p._replace(scores={"True": 0.5, "False": 0.5})
@@ -364,6 +382,31 @@ def test_a_record_of_ours_that_nobody_can_read_is_named(recount: Recount) -> Non
     assert ".outcomes-0 at 6" in told(recount(world))
 
 
+def test_an_event_that_was_reviewed_twice_is_named(recount: Recount) -> None:
+    """A joiner that forgets predictions: what a crash predicted again is sent to people again."""
+    world = green()
+    world.reviews.append(review(3, requested_at=WINDOW_MS, version=2))
+    assert off(recount(world)) == [(1, "events that were reviewed twice", ("e-3",))]
+
+
+def test_an_id_that_is_used_again_when_the_first_is_forgotten_may_be_reviewed_again(
+    recount: Recount,
+) -> None:
+    world = green()
+    world.reviews.append(review(3, requested_at=2 * WINDOW_MS + 1, version=2))
+    report = recount(world)
+    assert told(report) == ""
+    assert report.counts["reviews"] == 7
+
+
+def test_of_many_offenders_the_first_few_are_named_and_all_are_counted(recount: Recount) -> None:
+    world = green()
+    world.feedback += [Feedback(f"f-lost-{n}", "e-1", "correct", True) for n in range(20)]
+    (finding,) = recount(world).findings
+    assert finding.times == 20
+    assert finding.examples == tuple(f"f-lost-{n}" for n in range(5))
+
+
 # Promise 2 -----------------------------------------------------------------------------------------------------------
 
 
@@ -431,7 +474,7 @@ def test_a_model_that_learned_what_is_not_in_the_log_is_named(recount: Recount) 
     world.feedback.append(Feedback("f-abstained", "e-1", "abstain"))
     world.outcomes.append(Outcome("e-1", "f-abstained", "abstained", None, 0, 6, None, None))
     stored = world.stored[""]
-    world.stored = {"": stored._replace(sources={*stored.sources, ("feedback", 0, 6)})}
+    world.stored = {"": stored._replace(sources={FEEDBACK: range(7)})}
     report = recount(world)
     assert [finding.promise for finding in report.findings] == [2]
     assert "f-abstained (feedback-0 at 6, in the model alone" in told(report)
@@ -440,7 +483,7 @@ def test_a_model_that_learned_what_is_not_in_the_log_is_named(recount: Recount) 
 def test_a_model_that_did_not_learn_what_is_in_the_log_is_named(recount: Recount) -> None:
     world = green()
     stored = world.stored[""]
-    world.stored = {"": stored._replace(sources=stored.sources - {("feedback", 0, 4)})}
+    world.stored = {"": stored._replace(sources={FEEDBACK: [0, 1, 2, 3, 5]})}
     assert "f-4 (feedback-0 at 4, in the log alone" in told(recount(world))
 
 

@@ -64,10 +64,23 @@ def fail(error: BaseException) -> Callable[[], object]:
 
 def test_all_commands_of_the_design_are_there() -> None:
     assert {
-        *("demo", "up", "run", "send", "feedback", "tail", "status", "audit", "broker", "config"),
+        *(
+            "demo",
+            "up",
+            "run",
+            "send",
+            "feedback",
+            "tail",
+            "history",
+            "status",
+            "audit",
+            "broker",
+            "config",
+        ),
         *("topics create", "topics list", "topics check", "topics delete"),
         *("dead-letters list", "dead-letters show", "dead-letters retry"),
         *("models list", "models show", "models seed", "models adopt"),
+        *("models exclude", "models include", "models affected", "models at"),
     } <= COMMANDS.keys()
 
 

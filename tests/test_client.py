@@ -173,6 +173,7 @@ def test_of_many_inputs_those_before_a_bad_one_are_sent(client: Client, roles: R
         ({"accept": True, "seen": 3.5}, ("accept", 3.5)),
         ({"reject": True}, ("reject", None)),
         ({"abstain": True}, ("abstain", None)),
+        ({"retract": True}, ("retract", None)),
     ],
 )
 def test_a_verdict_arrives_in_its_form_with_its_id_in_the_header(

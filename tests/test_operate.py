@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from streams.core.topics import topics
 from streams.engine import admin, reader
 from streams.engine.producer import Outputs
 from streams.loop import Loop, Source
-from streams.operate import Letter
+from streams.operate import Letter, Model
 from tests.conftest import Kafka
 
 NOW = 1_000_000
@@ -124,6 +125,48 @@ def test_rates_are_told_where_something_goes_on() -> None:
     assert "inputs 1,234" in drawn
     assert "reviews" not in drawn
     assert "model_bytes" not in drawn
+
+
+def test_models_tell_how_old_their_snapshots_are() -> None:
+    numbers = {"stored_at:": NOW - 90_000.0, "rebuilds": 2.0}
+    beat = status("learner")._replace(versions={"": 7, "de": 9}, numbers=numbers)
+    gone = status("learner", "w-2", "stopped")._replace(versions={"": 3})
+    found = operate.report("l", [(NOW, beat), (NOW, gone)], {}, NOW)
+    assert found.models == (Model("", 7, 90.0), Model("de", 9, None))
+    told = json.loads(json.dumps(found.as_json()))
+    assert told["models"][0] == {"model_key": "", "version": 7, "snapshot_age_s": 90.0}
+    assert told["workers"][0]["numbers"] == {"rebuilds": 2.0}
+    drawn = text_of(show.models(found)).splitlines()
+    assert [line.split() for line in drawn[1:]] == [
+        ["de", "9", "none", "yet"],
+        ["(the", "only", "one)", "7", "1.5", "min", "old"],
+    ]
+    assert show.totals(found).endswith("0 predictions wait for a verdict; 2 models rebuilt")
+    many = found._replace(models=tuple(Model(str(n), n, float(n)) for n in range(50)))
+    drawn = text_of(show.models(many)).splitlines()
+    assert (drawn[1].split()[0], drawn[-1].strip()) == ("49", "and 30 more")
+
+
+def test_what_waits_is_told_in_all_with_the_oldest_of_it() -> None:
+    ages = ({"pending": 3.0, "oldest_waiting_at": NOW - 7_200_000.0}, {"pending": 2.0})
+    beats = [
+        (NOW, status("joiner", f"j-{n}", positions=(Position("l.feedback", n, 1, 4),)))
+        for n in range(2)
+    ]
+    told = [(at, beat._replace(numbers=age)) for (at, beat), age in zip(beats, ages, strict=True)]
+    found = operate.report("l", told, {}, NOW)
+    assert found.totals == (6, 5, 7_200.0, 0)
+    assert found.as_json()["oldest_waiting_s"] == 7_200.0
+    sentence = "6 records to be read; 5 predictions wait for a verdict, the oldest for 2.0 h"
+    assert show.totals(found) == sentence
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.4, "0 s"), (59.0, "59 s"), (90.0, "1.5 min"), (5_400.0, "1.5 h"), (1e6, "11.6 d")],
+)
+def test_a_duration_is_told_in_its_largest_unit(seconds: float, told: str) -> None:
+    assert show.duration(seconds) == told
 
 
 def test_what_looks_like_markup_is_shown_as_it_is() -> None:
@@ -345,6 +388,23 @@ def test_the_status_is_that_of_the_last_heartbeat(loop: Loop, settings: Settings
     found = operate.status(loop, settings)
     assert [each.state for each in found.workers] == ["running"]
     assert (f"{loop.name}.inputs", 0) not in found.unread
+
+
+def test_the_age_of_what_is_not_read_yet_is_told(loop: Loop, settings: Settings) -> None:
+    outputs, topic, inputs = Outputs(settings.kafka()), f"{loop.name}.status", f"{loop.name}.inputs"
+    outputs.send(inputs, b"read", partition=0)
+    outputs.send(inputs, b"waits", partition=0)
+    outputs.send(inputs, b"read", partition=1)
+    outputs.flush()
+    places = (Position(inputs, 0, 1, 1), Position(inputs, 1, 1, 1))
+    beat = bootstrap.codec(settings).encode(topic, status(positions=places))
+    outputs.deliver(topic, beat, b"predictor/w-1")
+    found = operate.status(loop, settings)
+    waits, read = found.workers[0].places
+    assert waits.behind_s is not None
+    assert 0 <= waits.behind_s < 60
+    assert read.behind_s is None
+    assert re.search(r"-0 +1 \(\d+ s\)", text_of(show.report(found)))
 
 
 def test_topics_are_checked_and_deleted(loop: Loop, settings: Settings) -> None:

@@ -128,7 +128,7 @@ class Shown:
 def test_the_commands_for_the_loop_that_is_shown_do_what_they_say(tmp_path: Path) -> None:
     """A payment is predicted, its chargeback is learned, and the audit finds both."""
     shown = next(block.splitlines() for block in blocks("sh") if "up app:loop" in block)
-    create, up, status, audit = shown
+    create, up, status, audit, history = shown
     with Broker(tmp_path / "broker") as broker:
         kafka = {"bootstrap.servers": broker.bootstrap}
         theirs = [TopicSpec("payments.captured", 4, {}), TopicSpec("chargebacks", 1, {})]
@@ -149,7 +149,25 @@ def test_the_commands_for_the_loop_that_is_shown_do_what_they_say(tmp_path: Path
             outcomes.close()
             assert (outcome.record.event_id, outcome.record.status) == ("p-1", "learned")
             told = typed.run(audit)
-        assert re.search(r"^inputs +1\n(.*\n)*learned +1\n(.*\n)*ok: nothing lost", told)
+            assert re.search(r"^inputs +1\n(.*\n)*learned +1\n(.*\n)*ok: nothing lost", told)
+            take_back(typed)
+            told, story = typed.run(audit), typed.run(history)
+        assert re.search(r"^inputs +1\n(.*\n)*learned +2\n(.*\n)*ok: nothing lost", told)
+        for what in ("input +payments.captured-", "prediction", "feedback", "example", "outcome"):
+            assert re.search(rf"^[\d-]+ [\d:.]+ +{what}", story, re.M)
+
+
+def take_back(typed: Shown) -> None:
+    """Types what is shown about verdicts that are taken back."""
+    shown = next(block.splitlines() for block in blocks("sh") if "--retract" in block)
+    wrong, back, dry, exclude, include, at, affected = shown
+    assert " learned " in typed.run(wrong)
+    assert " retracted " in typed.run(back)
+    assert re.search(r"1 +2 → 1|1 +1 → 0", typed.run(dry))
+    assert "1 sources taken out as of version" in typed.run(exclude)
+    assert "1 sources put back as of version" in typed.run(include)
+    assert re.search(r"^answer +.*label", typed.run(at), re.M)
+    assert "no prediction was made by these versions" in typed.run(affected)
 
 
 @pytest.mark.parametrize("name", ["producer", "reviewer", "consumer"])

@@ -12,6 +12,18 @@ from typing import NamedTuple
 from streams.core.errors import Conflict
 
 
+class Taught(NamedTuple):
+    """A verdict that gave an example, and stands.
+
+    Attributes:
+        offset: Its place in its partition.
+        author: Who may take it back, as ``verdicts.author`` names them.
+    """
+
+    offset: int
+    author: str
+
+
 class Held(NamedTuple):
     """A prediction.
 
@@ -20,14 +32,19 @@ class Held(NamedTuple):
         offset: Its place in its partition.
         value: Its bytes; None once its window has passed and nothing more can be learned from it.
         answered: Whether a verdict came within the window, whatever it said.
-        taught: Whether a verdict gave an example.
+        taught: The verdicts that gave an example and were neither corrected nor taken back, in their order.
     """
 
     t: int
     offset: int
     value: bytes | None
     answered: bool = False
-    taught: bool = False
+    taught: tuple[Taught, ...] = ()
+
+    @property
+    def waits(self) -> bool:
+        """Whether it waits for a verdict."""
+        return self.value is not None and not self.answered
 
 
 class Given(NamedTuple):
@@ -55,16 +72,17 @@ class Entry(NamedTuple):
     @property
     def pending(self) -> int:
         """How many of its predictions wait for a verdict."""
-        return sum(held.value is not None and not held.answered for held in self.predictions)
+        return sum(held.waits for held in self.predictions)
 
 
-ALONE, WHOLE = 1, 2
+ALONE, WHOLE = 1, 3
 """The first byte: a prediction and nothing else, or everything.  Another layout gets another number."""
-ANSWERED, TAUGHT, WITH_VALUE = 1, 2, 4
+ANSWERED, WITH_VALUE = 1, 4
 
 _ALONE = Struct("<BQQ")
 _WHOLE = Struct("<BII")
-_HELD = Struct("<BQQI")
+_HELD = Struct("<BQQII")
+_TAUGHT = Struct("<QI")
 _GIVEN = Struct("<BQQII")
 
 
@@ -72,7 +90,7 @@ def alone(t: int, offset: int, value: bytes) -> bytes:
     """The bytes of an entry that is one prediction, which has seen no verdict yet.
 
     >>> decode(alone(7, 0, b"..."))
-    Entry(predictions=(Held(t=7, offset=0, value=b'...', answered=False, taught=False),), feedback=())
+    Entry(predictions=(Held(t=7, offset=0, value=b'...', answered=False, taught=()),), feedback=())
     """
     return _ALONE.pack(ALONE, t, offset) + value
 
@@ -86,9 +104,12 @@ def encode(entry: Entry) -> bytes:
             return alone(t, offset, value)
     parts = [_WHOLE.pack(WHOLE, len(predictions), len(feedback))]
     for t, offset, value, answered, taught in predictions:
-        flags = answered * ANSWERED | taught * TAUGHT | (value is not None) * WITH_VALUE
+        flags = answered * ANSWERED | (value is not None) * WITH_VALUE
         value = value or b""
-        parts += (_HELD.pack(flags, t, offset, len(value)), value)
+        parts += (_HELD.pack(flags, t, offset, len(value), len(taught)), value)
+        for place, author in taught:
+            name = author.encode()
+            parts += (_TAUGHT.pack(place, len(name)), name)
     for t, offset, feedback_id, value in feedback:
         name, flags = feedback_id.encode(), (value is not None) * WITH_VALUE
         value = value or b""
@@ -112,10 +133,15 @@ def decode(data: bytes) -> Entry:
     _, held, given = _WHOLE.unpack_from(data)
     at, predictions, feedback = _WHOLE.size, [], []
     for _ in range(held):
-        flags, t, offset, size = _HELD.unpack_from(data, at)
+        flags, t, offset, size, lessons = _HELD.unpack_from(data, at)
         at += _HELD.size + size
         value = data[at - size : at] if flags & WITH_VALUE else None
-        predictions.append(Held(t, offset, value, bool(flags & ANSWERED), bool(flags & TAUGHT)))
+        taught = []
+        for _ in range(lessons):
+            place, size = _TAUGHT.unpack_from(data, at)
+            at += _TAUGHT.size + size
+            taught.append(Taught(place, data[at - size : at].decode()))
+        predictions.append(Held(t, offset, value, bool(flags & ANSWERED), tuple(taught)))
     for _ in range(given):
         flags, t, offset, named, size = _GIVEN.unpack_from(data, at)
         at += _GIVEN.size + named + size

@@ -7,7 +7,7 @@ Times are the broker's or a person's clock in milliseconds since the epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 Value: TypeAlias = bool | int | float | str | None
@@ -20,11 +20,12 @@ AUTO, REVIEW = "auto", "review"
 ACCEPT, CORRECT, REJECT, ABSTAIN, RETRACT = "accept", "correct", "reject", "abstain", "retract"
 VERDICTS = (ACCEPT, CORRECT, REJECT, ABSTAIN, RETRACT)
 
-LEARNED = "learned"
+LEARNED, RETRACTED = "learned", "retracted"
 ABSTAINED, NOTED, DUPLICATE = "abstained", "noted", "duplicate"
 SUPERSEDED, EXPIRED, ORPHANED = "superseded", "expired", "orphaned"
 
 FRESH, REFOLD, CONTINUE = "fresh", "refold", "continue"
+EXCLUDE, INCLUDE = "exclude", "include"
 
 
 class Input(NamedTuple):
@@ -108,13 +109,24 @@ class Source(NamedTuple):
     channel: str
 
 
+class Corrected(NamedTuple):
+    """An earlier source, by position, that is not to count any more."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
 class Example(NamedTuple):
-    """A labelled event, to be learned once: the features as predicted on, and the original answer beside the true one."""
+    """A labelled event, to be learned once: the features as predicted on, and the original answer beside the true one.
+
+    Without a label it teaches nothing, and takes back what it ``corrects``.
+    """
 
     event_id: str
     model_key: str
     features: Features
-    label: Label
+    label: Label | None
     weight: float
     sources: list[Source]
     predicted: Label | None
@@ -125,6 +137,28 @@ class Example(NamedTuple):
     probability: float
     predicted_at: int | None
     answered_at: int | None
+    corrects: Sequence[Corrected] = ()
+
+
+class Excluded(NamedTuple):
+    """Sources of one partition; ``offsets`` is a serialized 64-bit roaring bitmap."""
+
+    topic: str
+    partition: int
+    offsets: bytes
+
+
+class Exclusion(NamedTuple):
+    """Takes sources out of what a model has learned (``exclude``), or puts them back (``include``)."""
+
+    exclusion_id: str
+    kind: str
+    model_key: str
+    sources: list[Excluded]
+    rule: str
+    who: str
+    why: str
+    asked_at: int
 
 
 class Define(NamedTuple):

@@ -1,6 +1,7 @@
 """The fold: the one class through which records of ``examples`` become a model, in learners and predictors alike.
 
-It decides nothing about where a fold starts (``lineage``), and reads and writes nothing.
+It decides nothing about where a fold starts (``lineage``), nor what exclusions mean (``exclusions``), and reads and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -9,13 +10,26 @@ import copy
 import gc
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 from pyroaring import BitMap64
 
+from streams.core import exclusions
 from streams.core.errors import BadRecord, Conflict
-from streams.core.events import LEARNED, Check, Example, Features, Label, Outcome, Source
+from streams.core.events import (
+    LEARNED,
+    RETRACTED,
+    Check,
+    Corrected,
+    Example,
+    Exclusion,
+    Features,
+    Label,
+    Outcome,
+    Source,
+)
+from streams.core.exclusions import NOWHERE, Head, Places, Where
 from streams.core.model import Answerer, Model, answerer, digest, learner
 from streams.core.scores import Scores
 from streams.core.topics import FEEDBACK
@@ -29,7 +43,12 @@ CHECKS = 16
 """Checks kept: enough for a replica and a snapshot to have one in common."""
 FROZEN_AFTER = 100
 """Lessons after which the frozen model, the yardstick, stops learning."""
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""The first had no exclusions."""
+
+Folded: TypeAlias = Example | Exclusion
+"""What a model key's part of the log is made of."""
 
 
 class Applied(NamedTuple):
@@ -50,13 +69,14 @@ DUPLICATE = Applied((), None)
 def learned(
     example: Example, fresh: Iterable[Source], version: int, detail: str | None = None
 ) -> Iterator[Outcome]:
-    """What became of each feedback among the fresh sources of an example that was learned."""
+    """What became of each feedback among the fresh sources of an example that was learned, or that took others back."""
+    status = RETRACTED if example.label is None else LEARNED
     for source in fresh:
         if source.topic == FEEDBACK:
             yield Outcome(
                 event_id=example.event_id,
                 feedback_id=source.feedback_id,
-                status=LEARNED,
+                status=status,
                 detail=detail,
                 partition=source.partition,
                 offset=source.offset,
@@ -87,6 +107,9 @@ class Fold:
         version: Offset + 1 of the last record folded; 0 is the unlearned model.
         learned: Lessons that the model took.
         size: Bytes of the state when it was last dumped or loaded; 0 before.
+        excluded: The sources that are out.
+        owed: Sources that folded examples correct and no control record has named since: whoever owns the log's
+            partition has to write one.
     """
 
     def __init__(
@@ -101,7 +124,11 @@ class Fold:
         self.version = self.learned = self.size = 0
         self.scores = scores
         self.checks: deque[Check] = deque(maxlen=CHECKS)
-        self._seen: dict[tuple[str, int], BitMap64] = {}
+        self.excluded: Places = NOWHERE
+        self.owed: Places = NOWHERE
+        self._fixed: Places = NOWHERE
+        self._refolding = False
+        self._seen: dict[Where, BitMap64] = {}
         self._probe: list[Features] = []
         self._frozen: Model | None = None
         self._use(copy.deepcopy(model))
@@ -125,9 +152,14 @@ class Fold:
         fresh = self.mark(version, example)
         if not fresh:
             return DUPLICATE
+        if example.corrects:
+            self._owe(example.corrects)
+        label = example.label
+        if label is None or (self.excluded and self._is_out(fresh)):
+            return Applied(fresh, None)
         self._score(example)
         try:
-            self._learn(example.features, example.label, example.weight)
+            self._learn(example.features, label, example.weight)
         except MemoryError:  # says something about this machine, not about the example
             raise
         except Exception as error:  # noqa: BLE001 - the model is the user's code; every replica fails alike
@@ -150,6 +182,69 @@ class Fold:
                 seen.add(source.offset)
                 fresh.append(source)
         return tuple(fresh)
+
+    def _owe(self, corrected: Sequence[Corrected]) -> None:
+        self.owed = exclusions.union(self.owed, exclusions.places(corrected))
+
+    def _is_out(self, fresh: Iterable[Source]) -> bool:
+        out = self.excluded
+        return all(s.offset in out.get((s.topic, s.partition), ()) for s in fresh)
+
+    def exclude(self, version: int, exclusion: Exclusion) -> bool:
+        """Fold the control record at offset ``version - 1``, of either kind.
+
+        Returns:
+            Whether this model is still the log's.  If not, nothing has changed, and only ``refold`` from an earlier
+            state gives the model after this record.
+
+        Raises:
+            BadRecord: The record cannot be read.
+        """
+        if version <= self.version:
+            return True
+        if not self._refolding:
+            target = self.target(exclusion)
+            if not exclusions.is_start(self.head, target):
+                return False
+            self.excluded = target
+        self.owed = exclusions.minus(self.owed, exclusions.read(exclusion))
+        self.version = version
+        return True
+
+    def target(self, exclusion: Exclusion) -> Places:
+        """What is out after a control record."""
+        return exclusions.after(self.excluded, exclusion, self._fixed)
+
+    def refold(
+        self, target: Places, records: Iterable[tuple[int, Folded]], learn_from: int = 0
+    ) -> dict[int, str]:
+        """Fold, under the exclusions ``target`` from the first record on, what came after this state.
+
+        Args:
+            target: What is out at the end; ``exclusions.is_start`` of this state.
+            records: The model key's part of the log, with versions.
+            learn_from: Examples below this offset only mark their sources as seen.
+
+        Returns:
+            Version to the reason, of what the model could not learn.
+        """
+        refused: dict[int, str] = {}
+        self.excluded, self._refolding = target, True
+        for version, record in records:
+            if isinstance(record, Exclusion):
+                self.exclude(version, record)
+            elif version <= learn_from:
+                self.mark(version, record)
+            elif (error := self.apply(version, record).error) is not None:
+                refused[version] = error
+        self._refolding = False
+        # Those made on the way depend on where it started, and are not those of who follows the log.
+        self.checks.clear()
+        return refused
+
+    def fix(self) -> None:
+        """What was seen so far cannot be taken out any more: the log alone does not make this model."""
+        self._fixed = {where: held.copy() for where, held in self._seen.items()}
 
     def advance(self, version: int) -> None:
         """Pass a record that changes nothing here: a definition, or the end of a read."""
@@ -191,9 +286,14 @@ class Fold:
         return any(common) if common else None
 
     @property
-    def seen(self) -> dict[tuple[str, int], BitMap64]:
+    def seen(self) -> dict[Where, BitMap64]:
         """Offsets of the sources seen, by topic and partition."""
         return self._seen
+
+    @property
+    def head(self) -> Head:
+        """What this state tells of itself; it changes with it."""
+        return Head(self.version, self.learned, self._seen, self.excluded, self._fixed)
 
     @property
     def probe(self) -> tuple[Features, ...]:
@@ -206,7 +306,10 @@ class Fold:
             "format": FORMAT,
             "version": self.version,
             "learned": self.learned,
-            "seen": {where: bitmap.serialize() for where, bitmap in self._seen.items()},
+            "seen": exclusions.dumped(self._seen),
+            "excluded": exclusions.dumped(self.excluded),
+            "owed": exclusions.dumped(self.owed),
+            "fixed": exclusions.dumped(self._fixed),
             "probe": self._probe,
             "checks": [tuple(check) for check in self.checks],
             "model": pickle.dumps(self.model, protocol=5),
@@ -220,20 +323,44 @@ class Fold:
 
     def load(self, data: bytes, unpickle: Callable[[bytes], Any] = pickle.loads) -> None:
         """Take a dumped state in place of this one; scores only if this fold keeps any."""
-        state = _quietly(unpickle, data)
-        if state["format"] != FORMAT:
-            raise Conflict(
-                f"The state has format {state['format']}, this program reads {FORMAT}: use one release"
-            )
+        state = _opened(unpickle, data)
         model = _quietly(unpickle, state["model"])
         if self.scores is not None and state["scores"] is not None:
             scored, self._frozen = _quietly(unpickle, state["scores"])
             self.scores.load(scored)
         self.version, self.learned, self.size = state["version"], state["learned"], len(data)
-        self._seen = {at: BitMap64.deserialize(held) for at, held in state["seen"].items()}
+        self._seen = exclusions.loaded(state["seen"])
+        self.excluded = exclusions.loaded(state.get("excluded", {}))
+        self.owed = exclusions.loaded(state.get("owed", {}))
+        self._fixed = exclusions.loaded(state.get("fixed", {}))
         self._probe = state["probe"]
         self.checks = deque((Check(*check) for check in state["checks"]), maxlen=CHECKS)
         self._use(model)
+
+
+def head(data: bytes, unpickle: Callable[[bytes], Any] = pickle.loads) -> Head:
+    """What a dumped state tells of itself; its model stays pickled.
+
+    Raises:
+        Conflict: Another release made it.
+    """
+    state = _opened(unpickle, data)
+    return Head(
+        state["version"],
+        state["learned"],
+        exclusions.loaded(state["seen"]),
+        exclusions.loaded(state.get("excluded", {})),
+        exclusions.loaded(state.get("fixed", {})),
+    )
+
+
+def _opened(unpickle: Callable[[bytes], Any], data: bytes) -> Mapping[str, Any]:
+    state: Mapping[str, Any] = _quietly(unpickle, data)
+    if state["format"] not in READABLE:
+        raise Conflict(
+            f"The state has format {state['format']}, this program reads {FORMAT}: use one release"
+        )
+    return state
 
 
 def _quietly(unpickle: Callable[[bytes], Any], data: bytes) -> Any:

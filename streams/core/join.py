@@ -8,6 +8,8 @@ the window and E for how early a verdict may come.  From the records of one even
 * A feedback is a *duplicate* if one with its id, itself no duplicate, came at most 2W + E before it.  It changes nothing.
 * Any other feedback f *belongs* to the earliest prediction p that counts with t(p) - E <= t(f) <= t(p) + 2W: its verdict
   is carried out if t(f) <= t(p) + W, else it is ``expired``.  If it belongs to none it is ``orphaned``.
+* Of the verdicts that are carried out on p, the earlier ones that taught something *stand* until they are taken back by
+  their author (``retract``), or corrected, where the loop repairs; a retract of what does not stand is ``noted``.
 * A p that no feedback belongs to within W is *unanswered*.
 
 None of this mentions when a record was read.  It remains to see that each decision can be taken while reading, from an
@@ -22,7 +24,8 @@ t >= now.  It only rises, and is at most the time of any record that is being re
   p, and cannot have been forgotten, since now <= t(f) <= its t + 2W.  If p is read after f, f waits in the entry until
   then.  It stops waiting, as orphaned, as soon as a p with t(p) > t(f) + E is held, or now > t(f) + E: what comes
   later cannot be early enough.
-* The feedbacks of an event are decided in their own order, so ``keep-first`` comes out alike.  For let f1 wait when a
+* The feedbacks of an event are decided in their own order, so what stands when one is decided is what stood before it in
+  the partition, and ``keep-first``, ``repair`` and ``retract`` come out alike.  For let f1 wait when a
   later f2 is read, and let p be held that f2 belongs to.  Either t(f1) < t(p) - E: then f1 does not wait, but was
   orphaned.  Or t(f1) > t(p) + 2W: then t(f2) is also, and f2 does not belong to p.
 * p is unanswered when now > t(p) + W: all that could answer it has been read.  From then on its bytes are of no use,
@@ -38,13 +41,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from streams.core.entry import Entry, Given, Held
+from streams.core.entry import Entry, Given, Held, Taught
 from streams.core.errors import BadRecord
 from streams.core.events import (
     DUPLICATE,
     EXPIRED,
+    NOTED,
     ORPHANED,
     SUPERSEDED,
+    Corrected,
     Example,
     Feedback,
     Outcome,
@@ -54,7 +59,18 @@ from streams.core.events import (
 )
 from streams.core.review import priority_of
 from streams.core.topics import FEEDBACK, PREDICTIONS
-from streams.core.verdicts import KEEP_FIRST, UNANSWERED, Lesson, Rules, Settled, lesson
+from streams.core.verdicts import (
+    KEEP_FIRST,
+    NOTHING_TO_TAKE_BACK,
+    REPAIR,
+    UNANSWERED,
+    Lesson,
+    Rules,
+    Settled,
+    TakenBack,
+    author,
+    lesson,
+)
 
 
 class Refused(NamedTuple):
@@ -218,8 +234,19 @@ class Join:
             return held, Refused(FEEDBACK, t, offset, value, error)
         if isinstance(taught, Settled):
             return held, self._outcome(taught.status, verdict, offset, taught.detail)
-        if held.taught and self.rules.corrections == KEEP_FIRST:
+        corrections = self.rules.corrections
+        if isinstance(taught, TakenBack):
+            outdated = [given for given in held.taught if given.author == taught.author]
+            if not outdated:
+                detail = NOTHING_TO_TAKE_BACK.format(author=taught.author)
+                return held, self._outcome(NOTED, verdict, offset, detail)
+        elif held.taught and corrections == KEEP_FIRST:
             return held, self._outcome(SUPERSEDED, verdict, offset)
+        else:
+            outdated = list(held.taught) if corrections == REPAIR else []
+        standing = [given for given in held.taught if given not in outdated]
+        if isinstance(taught, Lesson):
+            standing.append(Taught(offset, author(verdict)))
         source = Source(
             FEEDBACK,
             self.partition,
@@ -228,7 +255,9 @@ class Join:
             verdict.reviewer,
             verdict.channel,
         )
-        return held._replace(taught=True), _example(prediction, taught, source, held.t, t)
+        corrects = [Corrected(FEEDBACK, self.partition, given.offset) for given in outdated]
+        example = _example(prediction, taught, source, held.t, t)
+        return held._replace(taught=tuple(standing)), example._replace(corrects=corrects)
 
     def _unanswered(self, held: Held, value: bytes, taught: Lesson) -> Output:
         try:
@@ -239,24 +268,7 @@ class Join:
         return _example(prediction, taught, source, held.t, None)
 
     def _review(self, held: Held, value: bytes) -> Review:
-        prediction = self.read_prediction(value)
-        return Review(
-            event_id=prediction.event_id,
-            label=prediction.label,
-            scores=prediction.scores,
-            confidence=prediction.confidence,
-            features=prediction.features,
-            text=prediction.text,
-            occurred_at=prediction.occurred_at,
-            model_key=prediction.model_key,
-            model_version=prediction.model_version,
-            reason=prediction.reason,
-            probability=prediction.probability,
-            explanation=prediction.explanation,
-            priority=priority_of(prediction.confidence),
-            requested_at=held.t,
-            deadline=held.t + self.rules.window_ms,
-        )
+        return request(self.read_prediction(value), held.t, self.rules.window_ms)
 
     def _orphaned(self, key: bytes, given: Given) -> Outcome:
         place = self.partition, given.offset
@@ -269,9 +281,30 @@ class Join:
         return Outcome(verdict.event_id, verdict.feedback_id, status, detail, *place, None, None)
 
 
+def request(prediction: Prediction, predicted_at: int, window_ms: int) -> Review:
+    """What a person is asked about a prediction."""
+    return Review(
+        event_id=prediction.event_id,
+        label=prediction.label,
+        scores=prediction.scores,
+        confidence=prediction.confidence,
+        features=prediction.features,
+        text=prediction.text,
+        occurred_at=prediction.occurred_at,
+        model_key=prediction.model_key,
+        model_version=prediction.model_version,
+        reason=prediction.reason,
+        probability=prediction.probability,
+        explanation=prediction.explanation,
+        priority=priority_of(prediction.confidence),
+        requested_at=predicted_at,
+        deadline=predicted_at + window_ms,
+    )
+
+
 def _example(
     prediction: Prediction,
-    taught: Lesson,
+    taught: Lesson | TakenBack,
     source: Source,
     predicted_at: int,
     answered_at: int | None,
@@ -280,8 +313,8 @@ def _example(
         event_id=prediction.event_id,
         model_key=prediction.model_key,
         features=prediction.features,
-        label=taught.label,
-        weight=taught.weight,
+        label=taught.label if isinstance(taught, Lesson) else None,
+        weight=taught.weight if isinstance(taught, Lesson) else 1.0,
         sources=[source],
         predicted=prediction.label,
         scores=prediction.scores,

@@ -120,8 +120,10 @@ class Scores:
 
     def update(self, example: Example, frozen_answer: Label | None) -> None:
         """Score the example's original answer, and what the frozen model and the baseline say beside it."""
-        self._asked += 1
         label = example.label
+        if label is None:  # it takes a verdict back, and tells no truth
+            return
+        self._asked += 1
         scored = self._read(example)
         if scored is not None:
             self._all.add(scored)

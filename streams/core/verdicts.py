@@ -5,9 +5,9 @@
     correct   the label given             the label given             the number given
     reject    the other label             outcome ``noted``           outcome ``noted``
     abstain   outcome ``abstained``       outcome ``abstained``       outcome ``abstained``
-    retract   outcome ``noted``           outcome ``noted``           outcome ``noted``
+    retract   takes back                  takes back                  takes back
 
-It does not know when a verdict came, or what other verdicts there are on the event: that is ``join``.
+What ``retract`` takes back are the earlier verdicts of the same author on the event.  It does not know when a verdict came, or what other verdicts there are on the event: that is ``join``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from streams.core.events import ABSTAINED, NOTED, VERDICTS, Feedback, Label, Pre
 
 BINARY, REGRESSION = "binary", "regression"
 UNANSWERED = "unanswered"
-LEARN_AGAIN, KEEP_FIRST = "learn-again", "keep-first"
+LEARN_AGAIN, KEEP_FIRST, REPAIR = "learn-again", "keep-first", "repair"
 
-KEPT = "noted; the model is unchanged, since this version does not take back what was learned"
+NOTHING_TO_TAKE_BACK = "noted; nothing that {author} said about this event stands and was learned"
 NO_OTHER = (
     "noted; of more than two answers, a rejected one does not tell the true one: correct does"
 )
@@ -42,7 +42,8 @@ class Rules:
         window_ms: A verdict that comes later than this after its prediction is expired.
         early_ms: A verdict may come this much before its prediction.
         weights: Verdict, or ``unanswered``, to the weight of its lessons; 1 where nothing is said.
-        corrections: Whether a later verdict on an event is learned too (``learn-again``) or not (``keep-first``).
+        corrections: Whether a later verdict on an event is learned too (``learn-again``), not (``keep-first``), or in
+            place of the earlier ones, which are taken out of what was learned (``repair``).
         unanswered: The label of an event without a verdict within the window; None: such an event teaches nothing.
     """
 
@@ -71,6 +72,12 @@ class Lesson(NamedTuple):
     weight: float
 
 
+class TakenBack(NamedTuple):
+    """Whose earlier verdicts on the event do not count any more."""
+
+    author: str
+
+
 class Settled(NamedTuple):
     """What becomes of a verdict that teaches nothing."""
 
@@ -78,7 +85,22 @@ class Settled(NamedTuple):
     detail: str | None = None
 
 
-def lesson(rules: Rules, prediction: Prediction, feedback: Feedback) -> Lesson | Settled:
+def author(feedback: Feedback) -> str:
+    """Who gave a verdict, and so may take it back: the reviewer, or the channel of those that name none.
+
+    >>> author(Feedback("f", "e", "accept", reviewer="ann", channel="desk"))
+    'reviewer ann'
+    >>> author(Feedback("f", "e", "accept", channel="labels"))
+    'channel labels'
+    """
+    if feedback.reviewer is not None:
+        return f"reviewer {feedback.reviewer}"
+    return f"channel {feedback.channel}"
+
+
+def lesson(
+    rules: Rules, prediction: Prediction, feedback: Feedback
+) -> Lesson | TakenBack | Settled:
     """What a verdict on a prediction teaches.
 
     >>> rules = Rules(task="binary", classes=(False, True), window_ms=1000, early_ms=0)
@@ -96,7 +118,9 @@ def lesson(rules: Rules, prediction: Prediction, feedback: Feedback) -> Lesson |
         raise
 
 
-def _lesson(rules: Rules, prediction: Prediction, feedback: Feedback) -> Lesson | Settled:
+def _lesson(
+    rules: Rules, prediction: Prediction, feedback: Feedback
+) -> Lesson | TakenBack | Settled:
     verdict, label = feedback.verdict, feedback.label
     match verdict:
         case events.ACCEPT:
@@ -119,7 +143,7 @@ def _lesson(rules: Rules, prediction: Prediction, feedback: Feedback) -> Lesson 
         case events.ABSTAIN:
             return Settled(ABSTAINED)
         case events.RETRACT:
-            return Settled(NOTED, KEPT)
+            return TakenBack(author(feedback))
         case _:
             raise BadRecord(f"verdict {verdict!r} is none of {', '.join(VERDICTS)}")
 

@@ -12,14 +12,15 @@ from confluent_kafka import Message
 
 from streams.core import lineage
 from streams.core.errors import BadRecord
-from streams.core.events import CONTINUE, FRESH, REFOLD, Define, Example, Outcome
+from streams.core.events import CONTINUE, FRESH, REFOLD, Define, Example, Exclusion, Outcome
 from streams.core.fold import Fold, learned, refusals
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
-from streams.engine.log import FAR, Log, Opening, control_kind
+from streams.engine.log import CONTROLS, FAR, Log, Opening, control_kind
 from streams.engine.partition import Record
 from streams.engine.producer import Outputs
 from streams.engine.reader import to_end
+from streams.engine.rebuild import Rebuilder, Target
 
 LEFT = "by the models that were left for a fresh start at offset {}"
 
@@ -145,8 +146,11 @@ class Adoption:
 
     def _carry_over(self, partition: int, at: int, theirs: _Theirs) -> None:
         log, folds = self._log, theirs.opening.folds
-        for message in self._examples(partition, theirs.opening.starts[partition], at):
-            self._fold(message, theirs)
+        for message in self._records(partition, theirs.opening.starts[partition], at):
+            if control_kind(message.headers()) is None:
+                self._fold(message, theirs)
+            else:
+                self._exclude(message, theirs, at)
         if not folds:
             define = log.mine._replace(mode=REFOLD, base=theirs.log.mine.base)
             log.define(partition, define, self._outputs)
@@ -154,16 +158,40 @@ class Adoption:
         version = at + 1
         for fold in folds.values():
             fold.advance(version)
+            fold.fix()
         *others, last = folds
         sealed = [log.seal(folds[key], key, partition, 0, at) for key in others]
         log.publish(sealed, self._outputs)
         log.publish([log.seal(folds[last], last, partition, version, at)], self._outputs)
 
     def _examples(self, partition: int, start: int, end: int) -> Iterator[Message]:
-        log = self._log
-        for message in to_end(log.kafka, log.examples, {partition: start}, {partition: end}):
+        for message in self._records(partition, start, end):
             if control_kind(message.headers()) is None:
                 yield message
+
+    def _records(self, partition: int, start: int, end: int) -> Iterator[Message]:
+        """Examples, and control records about one model key."""
+        log = self._log
+        for message in to_end(log.kafka, log.examples, {partition: start}, {partition: end}):
+            if control_kind(message.headers()) in (None, *CONTROLS):
+                yield message
+
+    def _exclude(self, message: Message, theirs: _Theirs, end: int) -> None:
+        """What the learner does with a control record."""
+        version, partition = (message.offset() or 0) + 1, message.partition() or 0
+        key, opening = (message.key() or b"").decode(), theirs.opening
+        fold = opening.folds.get(key)
+        if fold is None:
+            fold = opening.folds[key] = theirs.log.new_fold(scores=True)
+        try:
+            exclusion = self._decode(Exclusion, message.value() or b"")
+            if fold.exclude(version, exclusion):
+                return
+        except BadRecord as error:
+            self._guard.bury(_raw(message), "decode", error)
+            return
+        maker = Rebuilder(theirs.log, key, partition, opening.lineage[partition], until=end)
+        opening.folds[key] = maker.rebuild(Target(version, fold.target(exclusion))).fold
 
     def _fold(self, message: Message, theirs: _Theirs) -> None:
         """What the learner does with an example."""

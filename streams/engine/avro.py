@@ -373,7 +373,7 @@ def _by_template(read_other: Read, branches: Mapping[type, bytes]) -> Read:
                 return dict(zip(template.names, found[2::2])), end  # noqa: B905 (half the time without)
         template.misses += 1
         if template.misses == MISSES:
-            del templates[count]
+            templates.pop(count, None)  # another thread may have done it
         return read_other(data, at)
 
     return read

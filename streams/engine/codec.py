@@ -31,6 +31,7 @@ Record: TypeAlias = (
     | events.Feedback
     | events.Example
     | events.Define
+    | events.Exclusion
     | events.Outcome
     | events.Snapshot
     | events.Chunk
@@ -42,7 +43,7 @@ R = TypeVar("R", bound=Record)
 
 SINGLE_OBJECT = b"\xc3\x01"
 CONFLUENT = b"\x00"
-SHARING = (events.Example, events.Define, events.Snapshot, events.Chunk)
+SHARING = (events.Example, events.Define, events.Exclusion, events.Snapshot, events.Chunk)
 """Records that share a topic with others: each has its own subject there."""
 MALFORMED = (*avro.MALFORMED, SchemaResolutionError, ValidationError, AssertionError)
 """What fastavro raises on bytes that are not what the schema says."""
@@ -122,8 +123,15 @@ def _own_schemas() -> dict[type, Writer]:
 
 SCHEMAS: Mapping[type, Writer] = _own_schemas()
 """Our records and their schemas."""
+OLDER = tuple(
+    writer(json.loads(path.read_text()))
+    for path in sorted(schema_folder().joinpath("older").glob("*.avsc"))
+)
+"""The schemas that earlier releases wrote our records with."""
 _NESTED = (
     events.Source,
+    events.Corrected,
+    events.Excluded,
     events.Contribution,
     events.Check,
     events.Position,
@@ -158,7 +166,7 @@ class Codec:
         self.older = tuple(older)
         self._writers = {
             SINGLE_OBJECT + one.fingerprint: one
-            for one in (*map(writer, self.older), *SCHEMAS.values())
+            for one in (*map(writer, self.older), *OLDER, *SCHEMAS.values())
         }
         self._reads = {
             SINGLE_OBJECT + own.fingerprint: (_READS[own.name], 10) for own in SCHEMAS.values()

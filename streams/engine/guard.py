@@ -12,7 +12,7 @@ from typing import Protocol
 from streams.core.errors import BadRecord
 from streams.core.events import DeadLetter, Header
 from streams.engine.codec import Codec
-from streams.engine.producer import Outputs
+from streams.engine.producer import NO_HEADERS, Made, Outputs
 
 
 class Raw(Protocol):
@@ -61,6 +61,13 @@ class Guard:
         self, record: Raw, stage: str, error: BaseException, event_id: str | None = None
     ) -> None:
         """Writes the dead letter of a record; the error may know the event better."""
+        topic, value, key, _ = self.letter(record, stage, error, event_id)
+        self._outputs.send(topic, value, key)
+
+    def letter(
+        self, record: Raw, stage: str, error: BaseException, event_id: str | None = None
+    ) -> Made:
+        """The dead letter of a record, to be sent with what the rest of its batch makes."""
         self.count += 1
         known = error if isinstance(error, BadRecord) else None
         letter = DeadLetter(
@@ -78,4 +85,4 @@ class Guard:
             feedback_id=known.feedback_id if known else None,
             failed_at=int(time() * 1000),
         )
-        self._outputs.send(self.topic, self._encode(letter), record.key)
+        return self.topic, self._encode(letter), record.key, NO_HEADERS

@@ -15,7 +15,7 @@ from streams.core.errors import BadRecord, Unavailable
 from streams.core.events import CORRECT, Feedback
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard, Raw
-from streams.engine.producer import Outputs
+from streams.engine.producer import Made, Outputs
 from streams.engine.sources import LabelRecord
 from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
@@ -68,7 +68,7 @@ class Intake(Role):
 
     def handle(self, batch: Batch) -> None:
         """Turns a batch of labels into feedback."""
-        read, now_ms = self._readers[batch.tp.topic], int(time() * 1000)
+        read, now_ms, made = self._readers[batch.tp.topic], int(time() * 1000), list[Made]()
         for record in batch.records:
             try:
                 self._guard.check_size(record)
@@ -77,12 +77,13 @@ class Intake(Role):
             except Unavailable:
                 raise
             except BadRecord as error:
-                self._guard.bury(record, "decode", error)
+                made.append(self._guard.letter(record, "decode", error))
             except Exception as error:  # noqa: BLE001  the guard: the label's function is the user's code
-                self._guard.bury(record, "decode", error)
+                made.append(self._guard.letter(record, "decode", error))
             else:
                 headers = [("feedback_id", verdict.feedback_id.encode())]
-                self._outputs.send(self._feedback, value, verdict.event_id.encode(), headers)
+                made.append((self._feedback, value, verdict.event_id.encode(), headers))
+        self._outputs.send_all(made)
         self._count += len(batch.records)
         self._outputs.poll()
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from time import monotonic
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, TypeAlias
 
-from confluent_kafka import Message
 from faust.types import TP
 
 from streams.core.errors import Unavailable
@@ -21,13 +21,17 @@ from streams.core.events import Example, Outcome, Review
 from streams.core.topics import partition_of
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
-from streams.engine.partition import Buried, Emit, Misrouted, Output, PartitionJoin, Record
+from streams.engine.heap import give_back
+from streams.engine.partition import Buried, Misrouted, Output, PartitionJoin
 from streams.engine.producer import NO_HEADERS, Made, Outputs
 from streams.engine.reader import chunks_to_end, group_less, watermarks
+from streams.engine.records import by_partition
+from streams.engine.standby import OpenPartition, Standby
 from streams.engine.state import Captured
 from streams.engine.status import Heart, Progress
 from streams.engine.transport import Batch
 from streams.engine.worker import Role
+from streams.failpoints import failpoint
 
 log = logging.getLogger("counterpoint.joiner")
 
@@ -37,12 +41,26 @@ partition, may be so far apart."""
 ASK_S = 2.0
 """How long the broker may take to tell its time; then the clock stands until the next heartbeat."""
 TOLD_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
+"""How often the oldest prediction that waits is looked for."""
 
 
-class OpenPartition(Protocol):
-    """Opens the join of a partition."""
+Tell: TypeAlias = Callable[[str, float], None]
+"""Takes what is done, and the part of it that is, 0 to 1."""
 
-    def __call__(self, partition: int, emit: Emit) -> PartitionJoin: ...
+
+@contextmanager
+def logged() -> Iterator[Tell]:
+    """Tells how far something is by a line every two seconds."""
+    told = monotonic()
+
+    def tell(what: str, part: float) -> None:
+        nonlocal told
+        if monotonic() - told > TOLD_EVERY_S:
+            told = monotonic()
+            log.info("read %d %% of %s", 100 * part, what)
+
+    yield tell
 
 
 class Joiner(Role):
@@ -57,6 +75,9 @@ class Joiner(Role):
         reviews: Topic of the reviews.
         open_partition: Opens the join of a partition.
         kafka: Connection settings, in librdkafka's names.
+        prepares: Whether a crash is decided by what was prepared; with transactions it is by the committed notes.
+        watched: Shows how far it is with reading into a state that was behind.
+        standby: Keeps copies of the partitions that others own.
     """
 
     name: ClassVar[str] = "joiner"
@@ -79,8 +100,12 @@ class Joiner(Role):
         outputs: Outputs,
         guard: Guard,
         heart: Heart,
+        prepares: bool = True,
+        watched: Callable[[], AbstractContextManager[Tell]] = logged,
+        standby: Standby | None = None,
     ) -> None:
-        self.topics = (predictions, feedback)
+        self._standby = standby
+        self.topics, self._watched = (predictions, feedback), watched
         self._predictions, self._feedback, self._partitions = predictions, feedback, partitions
         self._examples, self._outcomes, self._reviews = examples, outcomes, reviews
         self._encode_example = codec.encoder(Example, examples)
@@ -90,11 +115,16 @@ class Joiner(Role):
         self._outputs, self._guard, self._heart = outputs, guard, heart
         self._joins: dict[int, PartitionJoin] = {}
         self._made: list[Made] = []
+        self._prepares = prepares
         self._captured: dict[int, Captured] = {}
+        self._decided: dict[int, int] = {}  # by partition, the time that is committed as decided
         self._idle: dict[
             TP, tuple[int, int]
         ] = {}  # an end, and the broker's time before it was asked
-        self._reader = group_less(kafka)
+        self._oldest: list[int] = []  # times of predictions that wait for a verdict
+        self._looked = 0.0
+        # A partition is read to its end where nothing more is there, nor about to be committed.
+        self._reader = group_less(kafka, **{"isolation.level": "read_uncommitted"})
         self._counts: dict[str, int] = defaultdict(int)
         self._senders: Mapping[type, Callable[[Any], None]] = {
             Example: self._send_example,
@@ -106,8 +136,17 @@ class Joiner(Role):
 
     # Partitions come and go
 
+    def noted(self, notes: Mapping[TP, str]) -> None:
+        """Hears up to which time the group has committed what only time decides."""
+        self._decided = {}
+        for tp, note in notes.items():
+            if note.isdecimal():
+                self._decided[tp.partition] = max(int(note), self._decided.get(tp.partition, 0))
+
     def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
         """Opens the partitions' states, and reads into each what is committed and not in it."""
+        if self._standby is not None:
+            self._standby.hold({tp.partition for tp in committed})
         todo: dict[str, dict[int, range]] = {topic: {} for topic in self.topics}
         for partition in sorted({tp.partition for tp in committed}):
             opened = self._joins[partition] = self._open(partition, self._emit)
@@ -116,7 +155,11 @@ class Joiner(Role):
             for topic, missing in opened.state.recover(offsets, starts).items():
                 if missing:
                     todo[topic][partition] = missing
+        failpoint("rebalance.recovered")
         self._catch_up(todo, abort)
+        if not abort.is_set():
+            for partition, joined in self._joins.items():
+                joined.settle(self._decided.get(partition, 0))
 
     def _catch_up(self, todo: Mapping[str, Mapping[int, range]], abort: threading.Event) -> None:
         records = sum(len(missing) for of_topic in todo.values() for missing in of_topic.values())
@@ -125,14 +168,15 @@ class Joiner(Role):
         log.info("reading %s records into the state, which was behind", f"{records:,}")
         starts = {topic: {p: m.start for p, m in of.items()} for topic, of in todo.items() if of}
         ends = {topic: {p: m.stop for p, m in of.items()} for topic, of in todo.items() if of}
-        done, told = 0, monotonic()
-        for chunk in chunks_to_end(self._kafka, starts, ends, abort.is_set):
-            for (topic, partition), of_partition in _by_partition(chunk).items():
-                self._joins[partition].catch_up(topic, of_partition)
-            done += len(chunk)
-            if monotonic() - told > TOLD_EVERY_S:
-                told = monotonic()
-                log.info("read %s of %s (%d %%)", f"{done:,}", f"{records:,}", 100 * done / records)
+        done = 0
+        with self._watched() as tell:
+            for chunk in chunks_to_end(self._kafka, starts, ends, abort.is_set):
+                for (topic, partition), of_partition in by_partition(chunk).items():
+                    self._joins[partition].catch_up(topic, of_partition)
+                failpoint("rebalance.caught_up")
+                done += len(chunk)
+                tell(f"{records:,} records into the state", done / records)
+        give_back()
 
     def revoked(self) -> None:
         """Closes the states; what was not committed is forgotten, and will be read again."""
@@ -179,6 +223,10 @@ class Joiner(Role):
                 behind |= joined.behind
         finally:
             self._outputs.send_all(self._made)
+        if not behind and self._looked + LOOK_EVERY_S < monotonic():
+            found = [joined.oldest_waiting() for joined in self._joins.values()]
+            self._oldest = [at for at in found if at is not None]
+            self._looked = monotonic()
         return 0.01 if behind else 0.5
 
     def _read_to(self, joined: PartitionJoin, topic: str, partition: int) -> int:
@@ -187,8 +235,11 @@ class Joiner(Role):
 
     def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells positions and counts; asks the broker for its time, and then where the partitions end."""
+        oldest = {"oldest_waiting_at": min(self._oldest)} if self._oldest else {}
         numbers = {
             **self._counts,
+            **oldest,
+            **(self._standby.numbers() if self._standby is not None else {}),
             "dead_letters": self._guard.count,
             "pending": sum(joined.state.pending for joined in list(self._joins.values())),
         }
@@ -206,6 +257,10 @@ class Joiner(Role):
 
     def capture(self, processed: dict[TP, int]) -> dict[TP, int]:
         """Sets the changes of all partitions aside, with the positions that they stand for."""
+        for tp, end in processed.items():
+            places = self._joins[tp.partition].state.places
+            if end > places[tp.topic].offset:  # marks of transactions follow
+                places[tp.topic] = places[tp.topic]._replace(offset=end)
         self._captured = {p: joined.state.capture() for p, joined in self._joins.items()}
         return {
             TP(topic, partition): place.offset
@@ -214,16 +269,29 @@ class Joiner(Role):
             if place.offset
         }
 
+    def notes(self) -> Mapping[TP, str]:
+        """Up to which time everything was decided that only time decides."""
+        return {
+            TP(topic, partition): str(captured.decided)
+            for partition, captured in self._captured.items()
+            for topic in captured.places
+        }
+
     def prepare(self) -> None:
         """Delivers the outputs, then writes what was set aside: see ``engine/state`` for why in this order."""
         self._outputs.flush()
+        failpoint("commit.flushed")
+        if not self._prepares:
+            return
         for partition, captured in self._captured.items():
             self._joins[partition].state.prepare(captured)
+            failpoint("commit.half_prepared")
 
     def committed(self, offsets: dict[TP, int]) -> None:
         """Makes what was set aside the state."""
         for partition, captured in self._captured.items():
             self._joins[partition].state.apply(captured)
+            failpoint("commit.half_applied")
 
     # Outputs
 
@@ -259,17 +327,7 @@ class Joiner(Role):
     def close(self, progress: Mapping[TP, Progress]) -> None:
         """Closes the states, and says goodbye."""
         self.revoked()
+        if self._standby is not None:
+            self._standby.close()
         self._heart.stop(progress)
         self._reader.close()
-
-
-def _by_partition(chunk: list[Message]) -> dict[tuple[str, int], list[Record]]:
-    found: dict[tuple[str, int], list[Record]] = defaultdict(list)
-    for message in chunk:
-        where = message.topic() or "", message.partition() or 0
-        time_ms, headers = message.timestamp()[1], message.headers() or ()
-        record = Record(
-            *where, message.offset() or 0, time_ms, message.key(), message.value(), headers
-        )
-        found[where].append(record)
-    return found

@@ -20,9 +20,12 @@ from river.__version__ import __version__ as river_version
 from streams.core import lineage
 from streams.core.errors import BadRecord, ConfigError, Conflict, Mistake
 from streams.core.events import (
+    EXCLUDE,
+    INCLUDE,
     Check,
     Chunk,
     Define,
+    Exclusion,
     Snapshot,
 )
 from streams.core.fold import Fold
@@ -33,9 +36,12 @@ from streams.engine import snapshots
 from streams.engine.codec import Codec
 from streams.engine.producer import Outputs
 from streams.engine.reader import chunks_to_end, group_less, partitions_of, to_end, watermarks
+from streams.failpoints import failpoint, is_armed
 
 KIND = "kind"
 DEFINE = "define"
+CONTROLS = (EXCLUDE, INCLUDE)
+"""Kinds of the control records that are about one model key."""
 FAR = 1 << 62
 
 
@@ -123,12 +129,14 @@ class Log:
     ) -> None:
         self.kafka, self.examples, self.models, self.mine = kafka, examples, models, mine
         self._topic_id, self._codec, self._secret = topic_id, codec, secret
+        self.decode_as = codec.decode_as
         self._encode_chunk = codec.encoder(Chunk, models)
         self._encode_manifest = codec.encoder(Snapshot, models)
         self._make_fold, self._make_scores = new_fold, new_scores
-        self._allowed, self._unpickle = allowed, snapshots.unpickler(allowed)
+        self._allowed, self.unpickle = allowed, snapshots.unpickler(allowed)
         self._base: bytes | None = None
         self._bases: frozenset[str] = frozenset()
+        self._unloadable: dict[str, str] = {}  # whole and signed, and yet no model: by id, why
 
     def open(
         self,
@@ -151,6 +159,20 @@ class Log:
             ConfigError: The log is not the one that the snapshots were made of.
             Unavailable: The broker does not answer.
         """
+        while True:
+            known = len(self._unloadable)
+            opening = self._open(scores, partitions, stop, until)
+            if len(self._unloadable) == known:
+                return opening
+            # What is in a state shows when it is loaded, and the states of older snapshots were let go of by then
+
+    def _open(
+        self,
+        scores: bool,
+        partitions: Collection[int] | None,
+        stop: Callable[[], bool],
+        until: Mapping[int, int] | None,
+    ) -> Opening:
         consumer = group_less(self.kafka)
         try:
             if partitions is None:
@@ -182,13 +204,35 @@ class Log:
 
         reader = snapshots.SnapshotReader(
             self._codec.decode,
-            lambda manifest, chunks: snapshots.unseal(manifest, chunks, self._secret),
+            self.unseal,
             wanted=is_wanted,
             bases=bases,
         )
         for message in to_end(self.kafka, self.models, dict.fromkeys(ends, 0), ends, stop):
             reader.add(message.key() or b"", message.value())
         return reader
+
+    def unseal(self, manifest: Snapshot, chunks: Iterable[Chunk]) -> bytes:
+        """The state that a snapshot holds.
+
+        Raises:
+            BadRecord: It cannot be used.
+        """
+        if manifest.snapshot_id in self._unloadable:
+            raise BadRecord(self._unloadable[manifest.snapshot_id])
+        return snapshots.unseal(manifest, chunks, self._secret)
+
+    def restore(self, fold: Fold, state: bytes) -> None:
+        """Puts a stored state in place of a fold's."""
+        fold.load(state, self.unpickle)
+
+    def lineage_of(self, partition: int, end: int = FAR) -> lineage.Start:
+        """The lineage in force at an offset, read off all of the log before it.
+
+        Raises:
+            Conflict: The log's newest definition is not that of this process.
+        """
+        return self._lineage(partition, None, 0, end)
 
     def _open_partition(
         self, opening: Opening, partition: int, low: int, high: int, stop: Callable[[], bool]
@@ -299,7 +343,11 @@ class Log:
             if stored is None or stored.snapshot.partition != partition:
                 continue
             if stored.snapshot.version >= start.snapshot_from:
-                opening.folds[key] = self.load(reader, key, scores=scores)
+                try:
+                    opening.folds[key] = self.load(reader, key, scores=scores)
+                except BadRecord as error:
+                    told = snapshots.refusal(stored.snapshot, error.reason)
+                    self._unloadable[stored.snapshot.snapshot_id] = told
                 opening.partition_of[key] = partition
 
     def load(self, reader: snapshots.SnapshotReader, key: str, *, scores: bool) -> Fold:
@@ -313,14 +361,14 @@ class Log:
             reason = f"the newest snapshot of model {key!r} was taken already"
             raise BadRecord(reason)
         fold = self._make_fold(self._make_scores() if scores else None)
-        fold.load(stored.state, self._unpickle)
+        fold.load(stored.state, self.unpickle)
         return fold
 
     def new_fold(self, *, scores: bool) -> Fold:
         """A model before its first example, at version 0."""
         fold = self._make_fold(self._make_scores() if scores else None)
         if self._base is not None:
-            fold.load(self._base, self._unpickle)
+            fold.load(self._base, self.unpickle)
             fold.version = 0
         return fold
 
@@ -381,7 +429,11 @@ class Log:
             for key, chunk in zip(snapshots.chunk_keys(manifest), chunks, strict=True):
                 value = self._encode_chunk(chunk)
                 outputs.send(self.models, value, key, partition=manifest.partition)
+                if is_armed("snapshot.chunk"):
+                    outputs.flush()
+                    failpoint("snapshot.chunk")
         outputs.flush()
+        failpoint("snapshot.manifest")
         for manifest, _ in stored:
             value = self._encode_manifest(manifest)
             key = snapshots.manifest_key(manifest)
@@ -394,9 +446,15 @@ class Log:
         for manifest in stored.values():
             by_partition.setdefault(manifest.partition, []).append(manifest)
         for partition, manifests in by_partition.items():
-            for key in snapshots.expendable(manifests, self._bases):
+            for key in snapshots.expendable(manifests, int(time() * 1000), self._kept(manifests)):
                 outputs.send(self.models, None, key, partition=partition)
+                failpoint("snapshot.forgotten")
                 stored.pop(snapshots.parse_key(key).snapshot_id, None)
+
+    def _kept(self, manifests: Iterable[Snapshot]) -> set[str]:
+        """What cannot be made again: the bases, and the models that a lineage carried over (see ``Adoption``)."""
+        carried = {m.snapshot_id for m in manifests if m.version == m.defined_at + 1}
+        return carried | self._bases
 
     def sweep(self, opening: Opening, outputs: Outputs) -> None:
         """Deletes what learners left behind that died before a snapshot was whole."""
@@ -413,6 +471,14 @@ class Log:
             return partitions_of(consumer, self.examples)
         finally:
             consumer.close()
+
+    def exclude(self, exclusion: Exclusion, partition: int, outputs: Outputs) -> int:
+        """Appends a control record about one model key, and gives its offset."""
+        value = self._codec.encode(self.examples, exclusion)
+        headers = [(KIND, exclusion.kind.encode())]
+        key = exclusion.model_key.encode()
+        written = outputs.deliver(self.examples, value, key, headers, partition)
+        return int(written.offset() or 0)
 
     def define(self, partition: int, define: Define, outputs: Outputs) -> int:
         """Appends a definition to a partition of the log, and gives its offset."""
@@ -448,12 +514,20 @@ class Log:
             ConfigError: It is another than the snapshots were made of, or does not begin at 0.
         """
         self._check_identity(self._read_snapshots({partition: FAR}), partition)
+        self.check_from(partition, 0)
+
+    def check_from(self, partition: int, begin: int) -> None:
+        """Sees that a partition still has its records from an offset on.
+
+        Raises:
+            ConfigError: It begins later.
+        """
         consumer = group_less(self.kafka)
         try:
             low, _ = watermarks(consumer, self.examples, partition)
         finally:
             consumer.close()
-        self._check_begin(partition, 0, low)
+        self._check_begin(partition, begin, low)
 
     def told_below(self, partition: int, end: int) -> int:
         """The offset below which the lineages before ``end`` told the outcomes: a learner tells them, then it stores."""

@@ -20,13 +20,15 @@ from streams.core.verdicts import Rules
 from streams.engine.codec import Codec
 from streams.engine.guard import Raw, check_size
 from streams.engine.sources import check_id
-from streams.engine.state import ENTRY, Place, State, pack, unpack
+from streams.engine.state import DUE, ENTRY, Place, State, pack, unpack
 
 ASKED, UNASKED = ("route", b"review"), ("route", b"auto")
 DUE_STEPS = 256
-"""What is due is looked at up to this fraction of the window late: records of one batch share a list of what is due."""
+"""Time decides in steps of this fraction of the window: records of one batch share a list of what is due in one."""
+LOOKED_AT = 500
+"""Events that one call of ``oldest_waiting`` looks at, about: 2 ms of work."""
 EXPIRE_AT_ONCE = 10_000
-"""Events that one call of ``advance`` looks at, about: 0.1 s of work."""
+"""Events that one call of ``advance`` looks at, about: 0.1 s of work; those of one step at least."""
 ALL = 1 << 62
 
 
@@ -119,6 +121,7 @@ class PartitionJoin:
         self._due_ms = max(rules.window_ms // DUE_STEPS, 1)
         self._read_to = {predictions: 0, feedback: 0}
         self.behind = False
+        self._waits_from = DUE  # no list before this one has a prediction that waits
 
     def predictions(self, records: Iterable[Raw]) -> None:
         """Takes in records of the predictions, in order."""
@@ -140,10 +143,32 @@ class PartitionJoin:
         now = min(map(self._clock, self._read_to))
         self.behind = self._expire(now, EXPIRE_AT_ONCE, self._emit)
 
+    def oldest_waiting(self) -> int | None:
+        """The time of the oldest prediction that waits for a verdict; None if there is none, or it is not found yet.
+
+        Each call looks at a bounded number of events.  Who was answered does not wait again, and what comes is due
+        after all that is there: so none is looked at by many calls.
+        """
+        if not self.state.pending:
+            return None
+        keys, rest = self.state.scheduled(self._waits_from, LOOKED_AT)
+        found = self.state.load([ENTRY + key for key in keys]).values()
+        entries = [decode(stored) for stored in found if stored is not None]
+        waiting = [held.t for entry in entries for held in entry.predictions if held.waits]
+        if not waiting:
+            self._waits_from = rest
+        return min(waiting, default=None)
+
     def catch_up(self, topic: str, records: Iterable[Raw]) -> None:
         """Takes in records, in order, that were committed: what they cause is not emitted, and is on disk at once."""
         self._take(topic, records, _drop)
         self.state.write()
+
+    def settle(self, until: int) -> None:
+        """Decides what time has decided up to here without emitting it: that was committed, and is on disk at once."""
+        if until > self.state.decided:
+            self._expire(until, ALL, _drop)
+            self.state.write()
 
     def _clock(self, topic: str) -> int:
         return max(self.state.places[topic].clock, self._read_to[topic])
@@ -228,10 +253,13 @@ class PartitionJoin:
             work.due.append((due, key))
 
     def _expire(self, now: int, at_most: int, emit: Emit) -> bool:
-        """Does what is due before ``now``; whether there is more of it."""
-        due = self.state.due(now, at_most)
-        if not due.lists:
-            return False
+        """Does what is due before ``now``; whether there may be more of it.
+
+        Time moves in whole steps, and with all that is due in them: so what was decided follows from how far it moved,
+        not from when it was looked at, nor from how records were cut into batches.
+        """
+        due = self.state.due(self._step_of(now), at_most)
+        now = self._step_of(due.until)
         work = _Work(self.state, due.keys)
         for key in due.keys:
             entry = work.entry(key)
@@ -244,6 +272,9 @@ class PartitionJoin:
                 work.keep(key, after)
             if after is not None:
                 work.due.append((self._join.due(after), key))
+        self.state.decided = max(self.state.decided, now)
+        if not due.lists:
+            return False
         self.state.done(due)
         self._finish(work, emit)
         return True
@@ -254,10 +285,13 @@ class PartitionJoin:
         lists = defaultdict[int, list[tuple[int, bytes]]](list)
         for due in work.due:
             lists[due[0] // self._due_ms].append(due)
-        for of_list in lists.values():
-            self.state.put_due(max(of_list)[0], [key for _, key in of_list])
+        for step, of_list in lists.items():
+            self.state.put_due((step + 1) * self._due_ms - 1, [key for _, key in of_list])
         for output in work.outputs:
             emit(output)
+
+    def _step_of(self, time: int) -> int:
+        return time - time % self._due_ms
 
     def _told(self, key: bytes, output: join.Output) -> Output:
         if not isinstance(output, join.Refused):

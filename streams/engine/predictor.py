@@ -103,9 +103,9 @@ class Predictor(Role):
             except Unavailable:
                 raise
             except BadRecord as error:
-                self._guard.bury(record, stage, error, event_id)
+                made.append(self._guard.letter(record, stage, error, event_id))
             except Exception as error:  # noqa: BLE001  the guard: the model and the key are the user's code
-                self._guard.bury(record, stage, error, event_id)
+                made.append(self._guard.letter(record, stage, error, event_id))
             else:
                 if path is AUTO:
                     made.append((topic, value, event_id.encode(), TO_NOBODY))
@@ -148,7 +148,7 @@ class Predictor(Role):
                 "dead_letters": self._guard.count,
                 **self.replica.numbers(),
             },
-            notes=self.replica.notes,
+            notes=[*self.replica.notes, *self.replica.refused()],
         )
 
     def close(self, progress: Mapping[TP, Progress]) -> None:

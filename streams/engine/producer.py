@@ -6,21 +6,25 @@ before the offsets are committed makes the whole role at-least-once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any, TypeAlias
 
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka.admin import AdminClient
 
 from streams.core.errors import Unavailable
 
 Headers = Sequence[tuple[str, bytes | None]]
-Made: TypeAlias = tuple[str, bytes, bytes, Headers]
+Made: TypeAlias = tuple[str, bytes, bytes | None, Headers]
 """A record for a topic: topic, value, key and headers."""
 NO_HEADERS: Headers = []
 
 # Longer than any outage a role is to live through: a broker away for a minute stops nothing.
 DELIVERY_TIMEOUT_S = 180
+# librdkafka may take a partition that once had no leader for lost, whatever it is told later (its issue 5430, met with
+# 2.16 when a broker stops under load).  Only a new producer helps, which is what a new process has.
+STUCK_S = 20
 
 
 class Outputs:
@@ -28,6 +32,7 @@ class Outputs:
 
     def __init__(self, kafka: Mapping[str, Any], **overrides: Any) -> None:
         self._error: str | None = None
+        self._kafka = kafka
         config = {
             "partitioner": "murmur2_random",  # what Kafka's own clients use: else a join misses
             "compression.type": "zstd",
@@ -98,12 +103,30 @@ class Outputs:
         Raises:
             Unavailable: Something was not, and will not be.
         """
-        left = self.producer.flush(timeout_s)
+        deadline, stuck = monotonic() + timeout_s, Stuck(self._has_leaders)
+        while left := self.producer.flush(max(min(deadline - monotonic(), 1.0), 0)):
+            if self._error is not None or monotonic() >= deadline:
+                break
+            if stuck.after(monotonic(), left):
+                message = (
+                    f"{left} records are not delivered, although the broker is there again: the producer did not "
+                    "recover from an outage; start this process again"
+                )
+                raise Unavailable(message)
         if self._error is not None:
             raise Unavailable(self._error)
         if left:
             message = f"{left} records were not delivered within {timeout_s:g} s: is the broker up?"
             raise Unavailable(message)
+
+    def _has_leaders(self) -> bool:
+        try:
+            found = AdminClient({**self._kafka, "log_level": 0}).list_topics(timeout=1.0)
+        except KafkaException:
+            return False
+        return all(
+            p.leader >= 0 for topic in found.topics.values() for p in topic.partitions.values()
+        )
 
     def deliver(
         self,
@@ -137,3 +160,21 @@ class Outputs:
                 message = f"a record for {topic} was not delivered within {timeout_s:g} s: is the broker up?"
                 raise Unavailable(message)
         return delivered[0]
+
+
+class Stuck:
+    """Tells a producer that will not deliver from a broker that is away or slow.
+
+    Args:
+        has_leaders: Whether the broker answers, and every partition has a leader.
+    """
+
+    def __init__(self, has_leaders: Callable[[], bool]) -> None:
+        self._has_leaders = has_leaders
+        self._since: tuple[float, int] | None = None
+
+    def after(self, now: float, left: int) -> bool:
+        """Whether for long enough nothing became less while it could have, ``left`` records being left ``now``."""
+        if self._since is None or left < self._since[1] or not self._has_leaders():
+            self._since = (now, left)
+        return now - self._since[0] >= STUCK_S

@@ -5,6 +5,9 @@ lock guards a model, and prediction waits for learning at most that long.
 
 Snapshots do not queue behind lessons: far behind, the next one is taken at once.  One of a version that is still to be
 folded is kept in mind, and compared when the fold gets there.
+
+A control record that takes out what a model has seen cannot be folded: the model serves on, and stamps, as the version
+before it, until the learner has made it again and its snapshot is there.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from time import perf_counter
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from streams.core.errors import BadRecord, Unavailable
-from streams.core.events import Example, Snapshot
+from streams.core.events import Example, Exclusion, Snapshot
 from streams.core.fold import Fold
 from streams.engine.codec import Codec
-from streams.engine.log import Log, control_kind
+from streams.engine.log import CONTROLS, Log, control_kind
 from streams.engine.reader import group_less, partitions_of
+from streams.failpoints import failpoint, is_armed
 
 # A snapshot is taken when it saves more work than this: to load one holds up predicting, by 0.2 s for a forest of 10 trees.
 WORTH_TAKING_S = 20.0
@@ -53,6 +57,8 @@ class Replica:
         self.notes: list[str] = []
         self._pending: deque[tuple[int, Message]] = deque()
         self._stored: deque[Message] = deque()  # of snapshots, not looked at yet
+        self._awaited: dict[str, int] = {}  # key: the version whose model only the learner makes
+        self._passed: dict[int, int] = {}  # by partition, the end of what was folded or passed by
         self._ahead: dict[str, Snapshot] = {}  # of versions not folded yet, to be compared
         self._next: dict[tuple[str, int], int] = {}  # what the thread has read up to
         self._read_epochs: dict[int, int] = {}
@@ -75,6 +81,7 @@ class Replica:
         """
         self._opening = opening = self._log.open(scores=False)
         self._folds, self._snapshots = opening.folds, opening.snapshots
+        failpoint("replica.opened")
         for chunk in self._log.after(opening):
             for message in chunk:
                 self._on_log(message)
@@ -97,7 +104,12 @@ class Replica:
             "drifts": self._drifted,
             "snapshots_taken": self._taken,
             "models": len(self._folds),
+            "awaited": len(self._awaited),
         }
+
+    def refused(self) -> list[str]:
+        """What to say of snapshots that could not be used; older ones, and the log, serve in their place."""
+        return self._snapshots.notes()
 
     def fold(self, budget_s: float) -> bool:
         """Folds what came in, for at most about ``budget_s`` seconds; true if there is more.
@@ -126,9 +138,13 @@ class Replica:
     def _on_log(self, message: Message) -> None:
         if self._halted:
             return
+        self._passed[message.partition()] = message.offset() + 1
         kind = control_kind(message.headers())
         if kind is None:
             self._on_example(message)
+            return
+        if kind in CONTROLS:
+            self._on_exclusion(message)
             return
         begun = self._opening.lineage[message.partition()]
         refusal = self._log.refusal(message.value(), kind, message.offset(), begun)
@@ -139,7 +155,7 @@ class Replica:
     def _on_example(self, message: Message) -> None:
         key, version = (message.key() or b"").decode(), message.offset() + 1
         fold = self.serving(key)
-        if version <= fold.version or not self._replays:
+        if version <= fold.version or not self._replays or key in self._awaited:
             return
         start = perf_counter()
         try:
@@ -159,12 +175,33 @@ class Replica:
             del self._ahead[key]
             self._compare(fold, ahead)
 
+    def _on_exclusion(self, message: Message) -> None:
+        key, version = (message.key() or b"").decode(), message.offset() + 1
+        fold = self.serving(key)
+        if version <= fold.version or not self._replays or key in self._awaited:
+            return
+        try:
+            exclusion = self._codec.decode_as(Exclusion, message.value())
+            is_in_force = fold.exclude(version, exclusion)
+        except BadRecord:
+            self._skipped += 1
+            return
+        if is_in_force:
+            self.versions[key] = version
+        else:
+            self._awaited[key] = version
+            self._ahead.pop(key, None)
+
     def _on_snapshot(self, message: Message) -> None:
         snapshot = self._snapshots.add(message.key() or b"", message.value())
         if snapshot is None or self._halted:
             return
         fold = self.serving(snapshot.model_key)
-        if snapshot.version <= fold.version:
+        awaited = self._awaited.get(snapshot.model_key)
+        if awaited is not None:
+            if snapshot.version >= awaited:
+                self._take(snapshot)
+        elif snapshot.version <= fold.version:
             self._compare(fold, snapshot)
         elif not self._replays or len(self._pending) * self._cost_s > WORTH_TAKING_S:
             self._take(snapshot)
@@ -172,7 +209,9 @@ class Replica:
             self._ahead[snapshot.model_key] = snapshot
 
     def _compare(self, fold: Fold, snapshot: Snapshot) -> None:
-        if self._replays and fold.differs(snapshot.checks):
+        if not self._replays:
+            return
+        if fold.differs(snapshot.checks) or is_armed("replica.taken"):
             self._drifted += 1
             self._note(DRIFTS)
             self._take(snapshot)
@@ -184,12 +223,15 @@ class Replica:
         except BadRecord as error:
             self._note(error.reason)
             return
+        failpoint("replica.taken")
         self._ahead.pop(key, None)
-        behind = fold.version < self._folds[key].version
+        awaited = self._awaited.pop(key, None)
+        reached = self._folds[key].version if awaited is None else self._passed.get(partition, 0)
+        behind = fold.version < reached
         self._folds[key] = fold
         self.versions[key] = fold.version
         self._taken += 1
-        if behind:  # what lies between was folded into the model just dropped
+        if behind:  # what lies between was passed by, or folded into the model just dropped
             epoch = self._epochs[partition] = self._epochs.get(partition, 0) + 1
             self._seeks.append((partition, fold.version, epoch))
 

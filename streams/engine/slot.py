@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import IO
+from uuid import uuid4
 
 from streams.core.errors import Conflict, Unavailable
 
@@ -22,6 +23,21 @@ class Slot:
 
     def __init__(self, name: str, path: Path, file: IO[str]) -> None:
         self.name, self.path, self._file = name, path, file
+
+    def identity(self) -> str:
+        """Text that no other slot has, on this machine or another; it stays as long as the directory does.
+
+        Raises:
+            Unavailable: It cannot be read or written.
+        """
+        path = self.path / "identity"
+        try:
+            if not path.exists():
+                path.write_text(uuid4().hex)
+            return path.read_text()
+        except OSError as error:
+            message = f"no identity for worker {self.name!r}: {error}. Set COUNTERPOINT_STATE_DIR"
+            raise Unavailable(message) from error
 
     def release(self) -> None:
         """Lets another process have it."""

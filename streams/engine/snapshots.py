@@ -18,10 +18,9 @@ from river.__version__ import __version__ as river_version
 
 from streams.core.errors import BadRecord
 from streams.core.events import Chunk, Snapshot
+from streams.core.thinning import Kept, thin
 
 CHUNK_BYTES = 512 * 1024
-KEEP = 10
-"""Snapshots kept of each model key."""
 MANIFEST = "manifest"
 
 
@@ -66,26 +65,38 @@ def chunk_keys(snapshot: Snapshot) -> list[bytes]:
 
 
 def expendable(
-    snapshots: Iterable[Snapshot], bases: Collection[str] = (), keep: int = KEEP
+    snapshots: Iterable[Snapshot], now_ms: int, bases: Collection[str] = ()
 ) -> list[bytes]:
-    """Keys to tombstone so that each model key keeps its newest snapshots, and every lineage its base.
+    """Keys to tombstone so that each model key keeps what ``core/thinning`` says, and every lineage its base.
 
     Manifests come first: a snapshot that is half gone must not look whole.
     """
     held: dict[str, list[Snapshot]] = {}
     for snapshot in snapshots:
         held.setdefault(snapshot.model_key, []).append(snapshot)
-    gone = [
-        old
-        for of_key in held.values()
-        for old in sorted(of_key, key=_age, reverse=True)[keep:]
-        if old.snapshot_id not in bases
-    ]
+    gone = []
+    for of_key in held.values():
+        kept = thin((Kept(s.version, s.created_at, s.snapshot_id) for s in of_key), now_ms)
+        gone += [
+            old
+            for old in sorted(of_key, key=_age, reverse=True)
+            if old.snapshot_id not in kept and old.snapshot_id not in bases
+        ]
     return [manifest_key(old) for old in gone] + [key for old in gone for key in chunk_keys(old)]
 
 
 def _age(snapshot: Snapshot) -> tuple[int, int]:
     return snapshot.version, snapshot.created_at
+
+
+def newest_stored(snapshots: Iterable[Snapshot], model_keys: Collection[str]) -> dict[str, int]:
+    """By model key, when its newest snapshot was stored."""
+    newest: dict[str, int] = {}
+    for snapshot in snapshots:
+        key = snapshot.model_key
+        if key in model_keys:
+            newest[key] = max(newest.get(key, 0), snapshot.created_at)
+    return newest
 
 
 # Sealing -------------------------------------------------------------------------------------------------------------
@@ -136,9 +147,16 @@ def unseal(snapshot: Snapshot, chunks: Iterable[Chunk], secret: bytes) -> bytes:
 
 
 def _bad(snapshot: Snapshot, what: str) -> BadRecord:
-    return BadRecord(
-        f"Snapshot {snapshot.snapshot_id} (model {snapshot.model_key!r}, version {snapshot.version}) {what}"
-    )
+    return BadRecord(f"{_name(snapshot)} {what}")
+
+
+def refusal(snapshot: Snapshot, reason: str) -> str:
+    """Why a snapshot that is whole and signed cannot be used all the same."""
+    return f"{_name(snapshot)} cannot be loaded: {reason}"
+
+
+def _name(snapshot: Snapshot) -> str:
+    return f"Snapshot {snapshot.snapshot_id} (model {snapshot.model_key!r}, version {snapshot.version})"
 
 
 def _signature(snapshot: Snapshot, pieces: Iterable[bytes], secret: bytes) -> bytes:
@@ -442,6 +460,13 @@ class SnapshotReader:
     def model_keys(self) -> list[str]:
         """Model keys that have a usable snapshot."""
         return sorted(self._newest)
+
+    def notes(self, most: int = 5) -> list[str]:
+        """What to tell of the snapshots that were refused: the last ones in full, of the others how many."""
+        reasons = list(dict.fromkeys(self.refused.copy().values()))
+        more = len(reasons) - most
+        told = [f"refused a snapshot and uses an older one: {reason}" for reason in reasons[-most:]]
+        return [*told, f"refused {more} more snapshots"] if more > 0 else told
 
     def incomplete(self) -> list[bytes]:
         """Keys of chunks whose manifest never came: at a learner's start what a dead one left, to be tombstoned."""

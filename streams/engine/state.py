@@ -20,6 +20,13 @@ Outputs are delivered *before* the record is prepared.  In the other order a cra
 no new records, or when another worker has since committed the same positions, the prepared changes (decisions that
 only the passing of time had brought about) would be found to stand for C and be applied, their outputs never sent.
 
+**With transactions** nothing is prepared: outputs and offsets become true together, and not before.  A prepared record
+could not be judged by its positions: where only time had decided something they are what they were, and its outputs may
+be in a transaction that was aborted.  Instead the offsets are committed with a note: up to which time everything that
+only time decides was decided (``decided``).  After a crash, or on another disk, the records up to C are read, and time is
+taken up to the note, both without output.  That is exact because what is decided up to a time depends on the records
+and on that time alone: it moves in whole steps (see ``partition``).
+
 Writes go to the operating system but are not synced: a machine that loses power loses the end, which makes P < C.
 """
 
@@ -44,8 +51,9 @@ from rocksdict import (
 )
 
 from streams.core.errors import ConfigError, Conflict, Mistake, Unavailable
+from streams.failpoints import failpoint
 
-FORMAT = 2
+FORMAT = 3
 ENTRY, DUE, META = b"e", b"d", b"m"
 """First byte of a key: an event, a list of events that are due at a time, all else."""
 IDENTITY, POSITIONS, PREPARED = META + b"identity", META + b"positions", META + b"prepared"
@@ -55,6 +63,7 @@ BLOCK_CACHE_BYTES = 64 << 20
 WRITE_BUFFER_BYTES = 16 << 20
 
 _DUE = Struct(">QQ")  # time, number of the list
+_TIME = len(DUE) + 8  # so much of a list's key tells its time
 _COUNT = Struct("<I")
 
 
@@ -119,6 +128,7 @@ class Captured(NamedTuple):
 
     changes: dict[bytes, bytes | None]
     places: dict[str, Place]
+    decided: int
     stands_for: bytes
 
 
@@ -128,12 +138,14 @@ class Due(NamedTuple):
     Attributes:
         keys: As they were given.
         lists: Where they are.
+        until: The time before which nothing else is due.
         upto: The key that everything due lies before.
         rest: The first list on disk that is not in it.
     """
 
     keys: list[bytes]
     lists: list[bytes]
+    until: int
     upto: bytes
     rest: bytes
 
@@ -146,6 +158,7 @@ class State:
     Attributes:
         places: How far each topic has been read, in memory.
         pending: Predictions that wait for a verdict, in memory.
+        decided: The time up to which everything that only time decides was decided, in memory.
     """
 
     def __init__(self, path: Path, db: Any, identity: Identity) -> None:
@@ -156,7 +169,7 @@ class State:
         self._swept = self._next_due = DUE  # of what is on disk: taken up to here, nothing before
         self._stored = b""
         self.places = {topic: Place() for topic in identity.topics}
-        self.pending = 0
+        self.pending = self.decided = 0
         self._lists = 0  # due lists ever made: makes their keys differ
         self._restore()
 
@@ -164,7 +177,7 @@ class State:
         stored = self._db.get(POSITIONS)
         if stored is not None:
             self._stored = stored
-            self._lists, self.pending, self.places = _read_places(stored)
+            self._lists, self.pending, self.decided, self.places = _read_places(stored)
 
     def close(self) -> None:
         """Lets go of the disk; what is not committed is forgotten."""
@@ -195,23 +208,23 @@ class State:
         heappush(self._top.due, at)
 
     def due(self, now: int, at_most: int) -> Due:
-        """What was due before ``now``, the earliest first, as whole lists up to about ``at_most`` keys."""
+        """What was due before ``now``, the earliest first: all lists of a time or none, about ``at_most`` keys of them."""
         self._settle()
-        upto, rest = DUE + _DUE.pack(now, 0), self._next_due
+        upto, rest = _first_list(now), self._next_due
         lists: dict[bytes, bytes] = {}
         if rest < upto:
-            rest, count = AFTER_DUE, 0
+            rest, count, time = AFTER_DUE, 0, b""
             for at, keys in self._db.items(from_key=self._swept):
-                if at >= upto or count >= at_most:
-                    rest, upto = min(at, AFTER_DUE), min(at, upto)
+                if at >= upto or (count >= at_most and at[:_TIME] != time):
+                    rest, upto = min(at, AFTER_DUE), min(at[:_TIME] + bytes(8), upto)
                     break
-                lists[at] = keys
+                lists[at], time = keys, at[:_TIME]
                 count += _COUNT.unpack_from(keys)[0]
         for layer in (self._set_aside, self._top):
             if layer is not None and layer.due and layer.due[0] < upto:
                 lists |= {at: layer.changes[at] or pack(()) for at in layer.due if at < upto}
         keys = [key for at in sorted(lists) for key in unpack(lists[at])]
-        return Due(keys, list(lists), upto, rest)
+        return Due(keys, list(lists), _DUE.unpack_from(upto, len(DUE))[0], upto, rest)
 
     def done(self, due: Due) -> None:
         """Removes what ``due`` gave."""
@@ -220,6 +233,17 @@ class State:
                 heappop(layer.due)
         self._top.changes.update(dict.fromkeys(due.lists))
         self._swept, self._next_due = due.upto, due.rest
+
+    def scheduled(self, begin: bytes, at_most: int) -> tuple[list[bytes], bytes]:
+        """Keys that are to be due, of the lists on disk from ``begin`` on, about so many; and where the rest begins."""
+        keys: list[bytes] = []
+        begin = max(begin, self._swept)
+        for at, packed in self._db.items(from_key=begin):
+            if at >= AFTER_DUE or len(keys) >= at_most:
+                break
+            keys += unpack(packed)
+            begin = at + b"\x00"
+        return keys, begin
 
     # The protocol
 
@@ -230,7 +254,7 @@ class State:
             self._give_back(self._set_aside)
         self._set_aside, self._top = self._top, Layer()
         stands_for = self._stands_for()
-        return Captured(self._set_aside.changes, dict(self.places), stands_for)
+        return Captured(self._set_aside.changes, dict(self.places), self.decided, stands_for)
 
     def prepare(self, captured: Captured) -> None:
         """Writes what was captured, as one record.  To be called when its outputs are delivered."""
@@ -271,8 +295,9 @@ class State:
         """
         prepared = self._db.get(PREPARED)
         if prepared is not None:
+            failpoint("recover.prepared")
             changes, stands_for = _read_prepared(prepared)
-            _, _, places = _read_places(stands_for)
+            *_, places = _read_places(stands_for)
             if all(place.offset == (committed[topic] or 0) for topic, place in places.items()):
                 self._write(changes, stands_for)
                 self._restore()
@@ -323,7 +348,7 @@ class State:
         self._stored = stands_for
 
     def _stands_for(self) -> bytes:
-        return json.dumps([self._lists, self.pending, self.places]).encode()
+        return json.dumps([self._lists, self.pending, self.decided, self.places]).encode()
 
     def _settle(self) -> None:
         """Forgets what was set aside once it is on disk.  Not by ``apply``, which may run in another thread."""
@@ -424,9 +449,13 @@ def _write_identity(identity: Identity) -> bytes:
     return json.dumps(told).encode()
 
 
-def _read_places(data: bytes) -> tuple[int, int, dict[str, Place]]:
-    lists, pending, places = json.loads(data)
-    return lists, pending, {topic: Place(*place) for topic, place in places.items()}
+def _first_list(time: int) -> bytes:
+    return DUE + _DUE.pack(time, 0)
+
+
+def _read_places(data: bytes) -> tuple[int, int, int, dict[str, Place]]:
+    lists, pending, decided, places = json.loads(data)
+    return lists, pending, decided, {topic: Place(*place) for topic, place in places.items()}
 
 
 def _write_prepared(captured: Captured) -> bytes:

@@ -20,6 +20,9 @@ from streams.engine.producer import Outputs
 # A verdict shows in `status` this soon after it is served, and not more often than this.
 SERVED_INTERVAL_S = 0.02
 FOR_LONG_S = 0.5
+STORED_AT = "stored_at:"
+TIMES = ("oldest_waiting_at",)
+"""Numbers that are times, in milliseconds since the epoch."""
 
 
 class Progress(NamedTuple):
@@ -80,14 +83,22 @@ class Heart:
         versions: Mapping[str, int] | None = None,
         numbers: Mapping[str, float] | None = None,
         notes: Sequence[str] = (),
+        stored: Mapping[str, int] | None = None,
     ) -> None:
-        """Writes a heartbeat; every number also gets its change per second as ``<name>_per_s``."""
+        """Writes a heartbeat; every number also gets its change per second as ``<name>_per_s``.
+
+        Args:
+            stored: By model key, when its newest snapshot was stored; told as numbers ``stored_at:<key>``.
+        """
         now, numbers = monotonic(), dict(numbers or {})
         before, counted = self._counted
         self._counted = (now, dict(numbers))
         for name, number in list(numbers.items()):
             if name in counted:
                 numbers[f"{name}_per_s"] = (number - counted[name]) / max(now - before, 1e-3)
+        for name in TIMES:
+            numbers.pop(f"{name}_per_s", None)
+        numbers |= {f"{STORED_AT}{key}": at for key, at in (stored or {}).items()}
         with self._lock:
             self._write(
                 self._last._replace(

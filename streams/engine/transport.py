@@ -13,6 +13,9 @@ Three rules keep a rebalance from losing records; each was once broken and lost 
 1. Records carry the *epoch* (count of assignments and seeks) that was in force when the consumer thread took them.
 2. Whatever is dropped causes a seek: the fetcher's position is past it, nobody else would read it again.
 3. A seek is asked for again if something is dropped *while* it runs: its flag is cleared before it, the epoch raised after it.
+
+With transactions a commit can also be *taken back*: then the role forgets all that was not committed, as if its partitions
+had been revoked, and takes up its work again where the group's offsets are.
 """
 
 from __future__ import annotations
@@ -23,13 +26,20 @@ from time import monotonic
 from typing import Any, Protocol
 
 from aiokafka import TopicPartition
+from faust.tables.recovery import RebalanceAgain
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
-from streams.core.errors import StreamsError
+from streams.core.errors import StreamsError, Unavailable
+from streams.engine.producer import DELIVERY_TIMEOUT_S
+from streams.engine.transactions import Member, Place, Transactions
+from streams.failpoints import failpoint_in_loop, is_armed
 
 Offsets = Mapping[TP, int]
+OUTLIVES_S = 10.0  # for a failpoint: no rebalance takes as long
+COMMIT_S = DELIVERY_TIMEOUT_S + 30
+"""A commit that takes longer hangs: librdkafka has been seen not to answer at all after an outage."""
 
 
 class Checkpoint(Protocol):
@@ -41,6 +51,9 @@ class Checkpoint(Protocol):
         Called on the event loop between two batches, so that state and offsets are of one moment.
         """
 
+    def notes(self) -> Mapping[TP, str]:
+        """What is to be committed along with the offsets just captured, in a transaction.  On the event loop."""
+
     def prepare(self) -> None:
         """Stores what was captured, and delivers all outputs.  Runs in a thread."""
 
@@ -49,6 +62,23 @@ class Checkpoint(Protocol):
 
     def starts(self, committed: Offsets) -> dict[TP, int]:
         """Where reading starts, for partitions where that is not the committed offset."""
+
+
+class Owner(Protocol):
+    """Who has the role in hand, when a transaction was taken back."""
+
+    def lose(self) -> None:
+        """Forgets what was not committed."""
+
+    async def restore(self) -> None:
+        """Makes the role stand for what is committed, and the consumer know of it; does so once.
+
+        Raises:
+            RebalanceAgain: It will be done by the assignment that follows.
+        """
+
+    async def fail(self, error: StreamsError) -> None:
+        """Ends the worker with this error, whatever hangs."""
 
 
 class Batch:
@@ -83,14 +113,35 @@ class Batch:
 
 class _Fetched(dict[Any, Any]):
     epoch = -1
+    positions: Mapping[Any, int] = {}
 
 
 class _FetchThread(driver.AIOKafkaConsumerThread):
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        # Faust asks for it with its own transactions only; it costs nothing where nobody has any.
+        consumer._isolation_level = "read_committed"
+        return consumer
+
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
+        if is_armed("rebalance.fetching"):
+            await failpoint_in_loop("rebalance.fetching")
+            kwargs["timeout"] = OUTLIVES_S
         records = _Fetched(await super()._fetch_records(*args, **kwargs) or {})
         # No await since the records were taken: this names the assignment that they belong to.
         records.epoch = self.consumer.epoch
+        records.positions = self._positions()
+        await failpoint_in_loop("rebalance.fetched")
         return records
+
+    def _positions(self) -> dict[Any, int]:
+        """Where the next fetch begins: past the marks that end transactions, and what was aborted."""
+        subscription = self._ensure_consumer()._subscription.subscription
+        assignment = None if subscription is None else subscription.assignment
+        if assignment is None:
+            return {}
+        states = {tp: assignment.state_value(tp) for tp in assignment.tps}
+        return {tp: state.position for tp, state in states.items() if state.has_valid_position}
 
 
 class BatchConsumer(driver.Consumer):
@@ -105,7 +156,12 @@ class BatchConsumer(driver.Consumer):
         self._done: dict[TP, int] = {}  # everything below is acknowledged, in order
         self._queued: dict[TP, int] = {}  # records handed out and not yet acknowledged
         self._waiting: dict[TP, Batch] = {}  # the last one handed out, until it is acknowledged
+        self._passed: dict[TP, int] = {}  # no record below is still to come from the fetcher
         self._reseek = False
+        self._sought = False  # between a seek and the next loss of partitions or of a transaction
+        self._lost = False  # the role is to be restored before the seek
+        self._member = Member("")
+        self._notes: dict[TP, str] = {}
         self.committed: dict[TP, int] = {}  # what the group has for certain
 
     def _new_consumer_thread(self) -> _FetchThread:
@@ -120,6 +176,8 @@ class BatchConsumer(driver.Consumer):
                         self._reseek = True
                         break
                     self._deliver(ensure_TP(tp), of_tp, records.epoch)
+                if records is not None and self.flow_active and records.epoch == self.epoch:
+                    self._passed.update({ensure_TP(tp): n for tp, n in records.positions.items()})
                 await asyncio.sleep(0)
         except (*self.consumer_stopped_errors, asyncio.CancelledError):
             if not self.app.should_stop:
@@ -130,15 +188,19 @@ class BatchConsumer(driver.Consumer):
             await self.wait(self.can_resume_flow)
         if self._reseek:
             try:
+                if self._lost:
+                    await self.transport.owner.restore()
+                    self._lost = False
                 await self.perform_seek()
-            except (*self.consumer_stopped_errors, OSError, TimeoutError) as error:
+            except (*self.consumer_stopped_errors, RebalanceAgain, OSError, TimeoutError) as error:
                 self.log.warning("seek failed, the next resume seeks again: %r", error)
                 await asyncio.sleep(0.1)
                 return None
         active = {ensure_TP(tp) for tp in self._get_active_partitions()}
         limit = self.transport.max_queued
         ready = {tp for tp in active if self._queued.get(tp, 0) < limit}
-        if not ready:
+        transactions = self.transport.transactions
+        if not ready or (transactions is not None and transactions.is_crowded):
             await asyncio.sleep(0.002 if active else 0.1)
             return None
         return await self._getmany(
@@ -183,22 +245,96 @@ class BatchConsumer(driver.Consumer):
 
     def processed(self) -> dict[TP, int]:
         """Next offset to process, of each partition that is assigned and was sought."""
-        assigned = self.assignment()
-        return {tp: end for tp, end in self._done.items() if tp in assigned}
+        done = {tp: self._done[tp] for tp in self.assignment() if tp in self._done}
+        for tp, position in self._passed.items():
+            if not self._queued.get(tp) and position > done.get(tp, 0):
+                done[tp] = position
+        return done
 
     async def _commit_tps(self, tps: Any, start_new_transaction: bool) -> bool:
+        if not self._sought:
+            return False
+        if self.transport.transactions is not None:
+            return await self._commit_transaction(self.transport.transactions)
         processed = self.processed()
         if not processed:
             return False
         checkpoint, loop = self.transport.checkpoint, asyncio.get_running_loop()
         offsets = checkpoint.capture(processed)
+        await failpoint_in_loop("commit.captured")
         await loop.run_in_executor(None, checkpoint.prepare)  # raises: then nothing is committed
-        changed = {tp: o for tp, o in offsets.items() if o > (self._committed_offset[tp] or 0)}
+        await failpoint_in_loop("commit.prepared")
+        changed = {tp: o for tp, o in offsets.items() if o > self.committed.get(tp, 0)}
+        if is_armed("commit.half"):
+            await self._commit_half(changed, start_new_transaction)
         if changed and not await self._commit_offsets(changed, start_new_transaction):
             return False
+        await failpoint_in_loop("commit.committed")
         self.committed.update(changed)
         await loop.run_in_executor(None, checkpoint.committed, offsets)
+        await failpoint_in_loop("commit.applied")
         return bool(changed)
+
+    async def _commit_half(self, changed: dict[TP, int], start_new_transaction: bool) -> None:
+        """For a failpoint: Kafka stores what one request commits together, or not at all, so that it takes two."""
+        first = min((tp.topic for tp in changed), default="")
+        half = {tp: offset for tp, offset in changed.items() if tp.topic == first}
+        if half and len(half) < len(changed):
+            await self._commit_offsets(half, start_new_transaction)
+            await failpoint_in_loop("commit.half")
+
+    async def _commit_transaction(self, transactions: Transactions) -> bool:
+        checkpoint, loop = self.transport.checkpoint, asyncio.get_running_loop()
+        captured, notes = checkpoint.capture(self.processed()), checkpoint.notes()
+        transactions.hold()  # no await since the capture: what was sent is what these offsets stand for
+        # All of them, also where nothing moved: they are what makes the broker ask whose the partitions are.
+        offsets = {tp: max(offset, self.committed.get(tp, 0)) for tp, offset in captured.items()}
+        places = {tp: Place(offset, notes.get(tp, "")) for tp, offset in offsets.items()}
+        news = any(
+            at != Place(self.committed.get(tp, 0), self._notes.get(tp, ""))
+            for tp, at in places.items()
+        )
+        sought, self._sought = self._sought, False  # if this is cut off, nobody may commit after it
+        await failpoint_in_loop("commit.captured")
+        try:
+            is_committed = await asyncio.wait_for(
+                loop.run_in_executor(
+                    None,
+                    lambda: transactions.commit(
+                        checkpoint.prepare, places, self._member, news=news
+                    ),
+                ),
+                COMMIT_S,
+            )
+        except TimeoutError:
+            message = f"a commit has not ended within {COMMIT_S:g} s: start this worker again"
+            await self.transport.owner.fail(Unavailable(message))
+            return False
+        if not is_committed:
+            self._take_back(transactions)
+            return False
+        await failpoint_in_loop("commit.committed")
+        self._sought = sought
+        self.committed.update(offsets)
+        self._notes.update(notes)
+        self._thread.tp_last_committed_at.update(dict.fromkeys(offsets, monotonic()))
+        transactions.release()
+        await loop.run_in_executor(None, checkpoint.committed, captured)
+        await failpoint_in_loop("commit.applied")
+        return news
+
+    def _take_back(self, transactions: Transactions) -> None:
+        self._forget()
+        self._lost = self._reseek = True
+        transactions.drop()
+        self.transport.owner.lose()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Notes as which member of the group they are ours: after a kick-out aiokafka does not know it any more."""
+        conf, coordinator = self.app.conf, self._thread._ensure_consumer()._coordinator
+        instance = conf.consumer_group_instance_id
+        self._member = Member(conf.id, generation_id, coordinator.member_id, instance)
+        await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Commits what is done, before Faust drops its acknowledgements and would replay it."""
@@ -209,40 +345,60 @@ class BatchConsumer(driver.Consumer):
             await self.commit()  # ... hence twice
         except StreamsError as error:
             await self.crash(error)
+        await failpoint_in_loop("rebalance.revoked")
+        self._sought = self._lost = False
         self._forget()
+        transactions = self.transport.transactions
+        if transactions is not None:
+            await self._abort_rest(transactions)
         await super().on_partitions_revoked(revoked)
+        if transactions is not None:
+            transactions.drop()  # the role has forgotten what it was made from
+
+    async def _abort_rest(self, transactions: Transactions) -> None:
+        transactions.hold()
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, transactions.abort)
+        except StreamsError as error:
+            await self.crash(error)
 
     def _forget(self) -> None:
         self.epoch += 1
+        self._passed.clear()
         self._next.clear()
         self._waiting.clear()
         self._done.clear()
         self._queued.clear()
 
     async def perform_seek(self) -> None:
-        """Seeks every partition to where the role wants it: its committed offset, or what its state stands for."""
+        """Seeks every partition to where the role is: what it has processed, its state stands for, or was committed."""
         self._reseek = False
+        self.epoch += 1  # what is queued will come again, so that the role stays where it is
         try:
             starts = await self._seek()
+            await failpoint_in_loop("rebalance.sought")
         except BaseException:
             self._reseek = True
             raise
         self._forget()
         self._next.update(starts)
         self._done.update(starts)
+        self._sought = True
 
     async def _seek(self) -> dict[TP, int]:
-        await super().perform_seek()
-        committed = {tp: self._committed_offset.get(tp) or 0 for tp in self.assignment()}
-        self.committed = committed
-        # aiokafka does not seek a partition without a commit: its position would stay past what was dropped
+        # Not to what aiokafka reads as committed: it does not wait for what a transaction is about to commit.
+        committed = {TP(*tp): self.committed.get(TP(*tp), 0) for tp in self.assignment()}
+        self._committed_offset.update(committed)
+        # aiokafka does not seek a partition without a commit: its position would stay past what was dropped.
         fresh = [TopicPartition(*tp) for tp, offset in committed.items() if not offset]
         if fresh:
             await self._thread.seek_to_beginning(*fresh)
-        starts = self.transport.checkpoint.starts(committed)
+        starts = {tp: o for tp, o in committed.items() if o}
+        starts.update(self.transport.checkpoint.starts(committed))
+        starts.update({tp: end for tp, end in self._done.items() if tp in committed})
         if starts:
             await self._thread.seek_wait({TopicPartition(*tp): o for tp, o in starts.items()})
-        return {tp: o for tp, o in {**committed, **starts}.items() if o}
+        return starts
 
 
 class BatchTransport(driver.Transport):
@@ -252,6 +408,8 @@ class BatchTransport(driver.Transport):
         url: The broker's.
         app: The Faust application.
         checkpoint: What the role does around a commit.
+        owner: Who has the role in hand; asked only with transactions.
+        transactions: What the role's outputs go through, if readers are to see each exactly once.
         max_batch: Records per batch: bounds how long the event loop is held.
         max_queued: Records of a partition that may wait for the agent; beyond, it is not fetched.
     """
@@ -264,8 +422,11 @@ class BatchTransport(driver.Transport):
         app: Any,
         *,
         checkpoint: Checkpoint,
+        owner: Owner,
+        transactions: Transactions | None = None,
         max_batch: int = 1000,
         max_queued: int = 20_000,
     ) -> None:
         super().__init__(url, app)
-        self.checkpoint, self.max_batch, self.max_queued = checkpoint, max_batch, max_queued
+        self.checkpoint, self.owner, self.transactions = checkpoint, owner, transactions
+        self.max_batch, self.max_queued = max_batch, max_queued

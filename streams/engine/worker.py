@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, ClassVar
 
 import faust
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from faust.tables.recovery import RebalanceAgain
 from faust.types import TP
 from yarl import URL
@@ -27,12 +27,16 @@ from streams.core.errors import StreamsError, Unavailable
 from streams.engine.places import Places
 from streams.engine.reader import patiently
 from streams.engine.status import Progress
+from streams.engine.transactions import Member, Transactions, check_format
 from streams.engine.transport import Batch, BatchTransport
+from streams.failpoints import failpoint
 
 log = logging.getLogger("counterpoint.worker")
 
 START_DEADLINE_S = 20
 STOP_DEADLINE_S = 4.8
+COMMITTED_S = 60.0
+"""Offsets that a transaction is about to commit are told when it is over: of a dead process, when it times out."""
 
 
 class Role:
@@ -52,6 +56,9 @@ class Role:
     def open(self) -> None:
         """Gets ready to be assigned partitions; may take its time.  Before the event loop runs."""
 
+    def noted(self, notes: Mapping[TP, str]) -> None:
+        """Is told, before ``assigned``, what was committed along with the offsets.  Runs in a thread."""
+
     def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
         """Makes the state of exactly these partitions stand for their committed offsets.  Runs in a thread."""
 
@@ -68,6 +75,10 @@ class Role:
     def capture(self, processed: dict[TP, int]) -> dict[TP, int]:
         """See :class:`streams.engine.transport.Checkpoint`."""
         return processed
+
+    def notes(self) -> Mapping[TP, str]:
+        """See :class:`streams.engine.transport.Checkpoint`."""
+        return {}
 
     def prepare(self) -> None:
         """See :class:`streams.engine.transport.Checkpoint`."""
@@ -99,6 +110,7 @@ class Options:
     commit_interval_s: float = 1.0
     session_timeout_s: float = 10.0
     max_poll_interval_s: float = 1800.0  # longer than the longest catch-up
+    transactions: Transactions | None = None  # what the role's outputs go through, if through any
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -111,7 +123,7 @@ class RoleWorker:
         self._failure: BaseException | None = None
         self._ready = False
         self._reached: dict[TP, Progress] = {}
-        self._assigning: asyncio.Future[None] | None = None
+        self._assigning: asyncio.Future[dict[TP, int | None]] | None = None
         self._wake = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self.app = self._build()
@@ -142,6 +154,8 @@ class RoleWorker:
             [URL(f"kafka://{server}") for server in options.bootstrap.split(",")],
             app,
             checkpoint=role,
+            owner=self,
+            transactions=options.transactions,
             max_batch=role.max_batch,
             max_queued=2_000 if role.copartitioned else 20_000,
         )
@@ -159,7 +173,9 @@ class RoleWorker:
             pause = 0.1
             while not batch.stale:
                 try:
+                    failpoint("batch.begun")
                     self._role.handle(batch)  # from here to the ack there is no await
+                    failpoint("batch.handled")
                     batch.ack()
                 except Unavailable as error:
                     log.warning("%s: %s; trying again in %.1f s", batch.tp, error, pause)
@@ -185,40 +201,64 @@ class RoleWorker:
 
     async def _on_assigned(self, app: faust.App, **_: Any) -> None:
         tps = {TP(tp.topic, tp.partition) for tp in app.consumer.assignment()}
+        await self._take_up(tps)
+        log.info("assigned %s", ", ".join(sorted(f"{tp.topic}-{tp.partition}" for tp in tps)))
+
+    async def _take_up(self, tps: set[TP]) -> None:
         self._abort = abort = threading.Event()
         try:
             self._check_copartitioned(tps)
             self._assigning = asyncio.ensure_future(asyncio.to_thread(self._assign, tps, abort))
-            await asyncio.shield(self._assigning)
+            committed = await asyncio.shield(self._assigning)
         except StreamsError as error:
             await self._fail(error)
-            return
-        if (
-            abort.is_set()
-        ):  # Faust would resume on half a state: the generation is still the old one
+            raise RebalanceAgain from error  # so that Faust does not resume on half a state
+        if abort.is_set():  # the generation is still the old one
             raise RebalanceAgain
+        self.app.consumer.committed = {tp: offset or 0 for tp, offset in committed.items()}
         self._ready = True
-        log.info("assigned %s", ", ".join(sorted(f"{tp.topic}-{tp.partition}" for tp in tps)))
 
-    def _assign(self, tps: set[TP], abort: threading.Event) -> None:
-        committed = self._committed(tps)
+    def lose(self) -> None:
+        """See :class:`streams.engine.transport.Owner`."""
+        self._ready = False
+        self._role.revoked()
+
+    async def restore(self) -> None:
+        """See :class:`streams.engine.transport.Owner`."""
+        await self._take_up({TP(tp.topic, tp.partition) for tp in self.app.consumer.assignment()})
+        log.info("took up again where the group is")
+
+    async def fail(self, error: StreamsError) -> None:
+        """See :class:`streams.engine.transport.Owner`."""
+        log.error("%s", error)
+        await self._fail(error)
+
+    def _assign(self, tps: set[TP], abort: threading.Event) -> dict[TP, int | None]:
+        committed, notes = self._committed(tps)
         if self._places is not None and not self._role.finds_its_place:
             self._places.check(committed)
+        failpoint("rebalance.assigned")
+        self._role.noted(notes)
         self._role.assigned(committed, abort)
+        return committed
 
-    def _committed(self, tps: set[TP]) -> dict[TP, int | None]:
+    def _committed(self, tps: set[TP]) -> tuple[dict[TP, int | None], dict[TP, str]]:
+        """The group's offsets, none of which a transaction is about to move, and their notes."""
         if not tps:
-            return {}
-        consumer = Consumer({**self._options.kafka, "group.id": self._options.group})
+            return {}, {}
+        own = {"group.id": self._options.group, "isolation.level": "read_committed"}
+        consumer = Consumer({**self._options.kafka, **own})
         try:  # never subscribes: only reads the group's offsets
             wanted = [TopicPartition(*tp) for tp in tps]
             found = patiently(
-                lambda left_s: consumer.committed(wanted, timeout=left_s),
+                lambda left_s: _told(consumer.committed(wanted, timeout=left_s)),
                 f"offsets of group {self._options.group}",
+                COMMITTED_S,
             )
         finally:
             consumer.close()
-        return {TP(o.topic, o.partition): o.offset if o.offset >= 0 else None for o in found}
+        offsets = {TP(o.topic, o.partition): o.offset if o.offset >= 0 else None for o in found}
+        return offsets, {TP(o.topic, o.partition): o.metadata or "" for o in found}
 
     def _check_copartitioned(self, tps: set[TP]) -> None:
         if not self._role.copartitioned:
@@ -331,6 +371,11 @@ class RoleWorker:
             StreamsError: It could not start, or could not go on.
         """
         os.nice(self._role.niceness)
+        transactions = self._options.transactions
+        if transactions is not None:
+            instance = self._options.instance_id
+            check_format(self._options.kafka, Member(self._options.group, instance=instance))
+            transactions.start()
         self._role.open()
         gc.collect()
         gc.freeze()  # what was loaded lives on: full collections need not look at it
@@ -338,6 +383,15 @@ class RoleWorker:
         try:
             asyncio.run(self._serve())
         finally:
+            if transactions is not None:
+                transactions.close()
             self._role.close(self._reached_at_last())
         if self._failure is not None:
             raise self._failure
+
+
+def _told(found: list[TopicPartition]) -> list[TopicPartition]:
+    for offset in found:
+        if offset.error is not None:
+            raise KafkaException(offset.error)
+    return found

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streams.broker import Broker
-from tests.benchmarks import joining, latency, learning, predicting, report
+from tests.benchmarks import joining, latency, learning, predicting, report, restarting
 from tests.benchmarks.lab import Lab
 from tests.benchmarks.report import Figure
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "predicting": predicting.measure,
     "learning": learning.measure,
     "joining": joining.measure,
+    "restarting": restarting.measure,
     "latency": latency.measure,
 }
 QUICK = 0.01

@@ -35,15 +35,23 @@ class Joiner:
     def __init__(self, lab: Lab, loop: Loop) -> None:
         self._lab, self._loop = lab, loop
         names = topics(loop)
-        self._predictions, self._feedback = names[PREDICTIONS].name, names[FEEDBACK].name
-        self._reviews, self._examples = names[REVIEWS].name, names[EXAMPLES].name
-        self._child = self._start()
+        self._predictions, self.feedback = names[PREDICTIONS].name, names[FEEDBACK].name
+        self._reviews, self.examples = names[REVIEWS].name, names[EXAMPLES].name
+        self.folder = lab.folder / "state" / loop.name / "joiner"
+        self.answered = 0
+        self._child = self.start()
         lab.await_running(self._child)
         self._fed = 0
         self._marked = 10**8  # ids of their own
 
-    def _start(self) -> Child:
-        return self._lab.role("joiner", self._loop, "linear")
+    def start(self) -> Child:
+        """Starts its process."""
+        self._child = self._lab.role("joiner", self._loop, "linear")
+        return self._child
+
+    def end(self) -> None:
+        """Ends its process in order."""
+        self._child.end()
 
     def taken_in(self) -> list[Figure]:
         """Predictions, while many wait already.
@@ -52,13 +60,13 @@ class Joiner:
         go to a person: their reviews tell when.
         """
         lab, child = self._lab, self._child
-        self._feed(lab.count(WAITING))
-        self._await_read()
+        self.feed(lab.count(WAITING))
+        self.await_read()
         more = lab.count(MORE)
         before = lab.ends(self._reviews)
         with child.stopped():
             self._mark()
-            self._feed(more)
+            self.feed(more)
             self._mark()
             cpu = child.cpu_s()
         lab.await_written(self._reviews, before, 2 * self._loop.partitions, [child])
@@ -71,14 +79,17 @@ class Joiner:
         """Feedback, to predictions from all over the state."""
         lab, child = self._lab, self._child
         verdicts = min(lab.count(VERDICTS), self._fed)
-        before = lab.ends(self._examples)
+        before = lab.ends(self.examples)
         with child.stopped():
-            lab.feed(self._feedback, _scattered(self._fed, verdicts))
+            lab.feed(self.feedback, _scattered(self._fed, verdicts))
             cpu = child.cpu_s()
-        lab.await_written(self._examples, before, verdicts, [child])
+        lab.await_written(self.examples, before, verdicts, [child])
         cpu = child.cpu_s() - cpu
-        rate = lab.span(self._examples, before).rate
-        lab.say(f"joined {rate:,.0f}/s ({cpu / verdicts * 1e6:.1f} µs)")
+        rate = lab.span(self.examples, before).rate
+        lab.say(
+            f"joined {rate:,.0f}/s ({cpu / verdicts * 1e6:.1f} µs);"
+            f" it holds {child.rss_mb():,.0f} MB, at most {child.peak_rss_mb():,.0f} MB"
+        )
         return [
             Figure("joiner_joined_per_s", rate),
             Figure("joiner_joined_cpu_us", cpu / verdicts * 1e6),
@@ -87,20 +98,20 @@ class Joiner:
     def rebuilt(self) -> list[Figure]:
         """A disk lost with the most waiting: read again what the group's offsets say was read."""
         lab = self._lab
-        self._await_read()
+        self.await_read()
         self._child.end()
-        self._feed(lab.count(MOST_WAITING) - self._fed)
-        ends = {topic: lab.ends(topic) for topic in (self._predictions, self._feedback)}
+        self.feed(lab.count(MOST_WAITING) - self._fed)
+        ends = {topic: lab.ends(topic) for topic in (self._predictions, self.feedback)}
         self._commit(ends)
-        shutil.rmtree(lab.folder / "state" / self._loop.name / "joiner")
+        shutil.rmtree(self.folder)
         records = sum(end for of_topic in ends.values() for end in of_topic.values())
-        child = self._child = self._start()
+        child = self.start()
         lab.await_that(lambda: "records into the state" in child.tail(), [child], "it reads", 0.01)
         began, cpu = time.monotonic(), child.cpu_s()
         lab.await_running(child)
         seconds, cpu = time.monotonic() - began, child.cpu_s() - cpu
         self._mark()  # it works
-        self._await_read()
+        self.await_read()
         rss, peak = child.rss_mb(), child.peak_rss_mb()
         child.end()
         lab.say(
@@ -113,7 +124,8 @@ class Joiner:
             Figure("joiner_peak_rss_mb", peak),
         ]
 
-    def _feed(self, many: int) -> None:
+    def feed(self, many: int) -> None:
+        """Adds predictions that nobody is asked about."""
         self._lab.feed(self._predictions, material.predictions(self._fed, many), UNASKED)
         self._fed += many
 
@@ -131,7 +143,7 @@ class Joiner:
                     yield row
             self._marked += 1
 
-    def _await_read(self) -> None:
+    def await_read(self) -> None:
         """Waits until all predictions are committed as read."""
         consumer = self._group()
         wanted = self._lab.ends(self._predictions)

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 # Between the slowest machine that is worth measuring on and a run that hangs.
 PATIENCE_S = 240.0
+LOOK_BACK = 10  # so many offsets at a partition's end hold a record
 
 Row: TypeAlias = tuple[bytes, bytes]
 Headers: TypeAlias = Sequence[tuple[str, bytes]]
@@ -137,6 +138,7 @@ class Lab:
                 "bootstrap.servers": bootstrap_servers,
                 "group.id": "bench-clock",
                 "enable.auto.commit": False,
+                "enable.partition.eof": True,
                 "log_level": 2,
             }
         )
@@ -294,9 +296,25 @@ class Lab:
         after = self.ends(topic)
         written = {p: (before[p], end) for p, end in after.items() if end > before[p]}
         firsts = [self._time(topic, p, start) for p, (start, _) in written.items()]
-        lasts = [self._time(topic, p, end - 1) for p, (_, end) in written.items()]
+        lasts = [self._last_time(topic, p, end) for p, (_, end) in written.items()]
         records = sum(end - start for start, end in written.values())
         return Span(records, (max(lasts) - min(firsts)) / 1000)
+
+    def _last_time(self, topic: str, partition: int, end: int) -> int:
+        """When the last record was written; a mark that ends a transaction may follow it, and is none."""
+        self._consumer.assign([TopicPartition(topic, partition, max(end - LOOK_BACK, 0))])
+        last = -1
+        deadline = time.monotonic() + 30
+        try:
+            while time.monotonic() < deadline:
+                message = self._consumer.poll(1.0)
+                if message is not None and message.error() is None:
+                    last = message.timestamp()[1]
+                elif last >= 0 and message is not None:
+                    return last
+        finally:
+            self._consumer.unassign()
+        raise BenchmarkError(f"{topic}-{partition}: the records before {end} cannot be read")
 
     def _time(self, topic: str, partition: int, offset: int) -> int:
         self._consumer.assign([TopicPartition(topic, partition, offset)])

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from statistics import median
+from time import perf_counter
 from typing import NamedTuple
 
+from streams.core import exclusions
+from streams.core.events import Example
+from streams.core.fold import Fold
+from streams.core.scores import Scores
 from streams.core.topics import EXAMPLES, OUTCOMES, topics
 from tests.benchmarks import loops, material
 from tests.benchmarks.lab import Child, Lab
@@ -52,7 +57,21 @@ def measure(lab: Lab) -> list[Figure]:
         Figure("bare_per_s", median(them.rate for _, them in pairs)),
         Figure("learner_cpu_us", median(us.cpu_us for us, _ in pairs)),
         Figure("bare_cpu_us", median(them.cpu_us for _, them in pairs)),
+        Figure("rebuild_100k_s", _rebuild(lab, records) * RECORDS / records),
     ]
+
+
+def _rebuild(lab: Lab, many: int) -> float:
+    """Seconds to fold so many lessons anew, all but each hundredth, once they are read."""
+    loop, decode = loops.asked, material.CODEC.decode_as
+    lessons = [decode(Example, value) for _, value in material.examples(0, many)]
+    out = exclusions.places(("feedback", n % 4, n // 4) for n in range(0, many, 100))
+    fold = Fold(loop.model, loop.task, loop.classes, scores=Scores(loop.task))
+    began = perf_counter()
+    fold.refold(out, enumerate(lessons, 1))
+    seconds = perf_counter() - began
+    lab.say(f"{fold.learned:,} lessons are folded anew in {seconds:.2f} s")
+    return seconds
 
 
 def _ours(lab: Lab, child: Child, examples: str, outcomes: str, start: int, records: int) -> Run:

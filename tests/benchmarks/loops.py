@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from river import datasets, forest, linear_model, preprocessing
@@ -22,6 +23,7 @@ def trained() -> Any:
 
 
 linear = Loop(name=NAME, task="binary", model=trained(), review=review.Audit(0.01))
+committed = replace(linear, delivery="transactional")
 asked = Loop(
     name=NAME,
     task="binary",
@@ -33,6 +35,13 @@ trees = Loop(
     task="binary",
     model=forest.ARFClassifier(n_models=10, seed=42),
     review=review.Everything(),
+)
+flat = Loop(
+    name=NAME,
+    task="binary",
+    model=preprocessing.StandardScaler() | linear_model.LogisticRegression(),
+    window=timedelta(minutes=float(os.environ.get("BENCH_WINDOW_MIN", "2"))),
+    early=timedelta(seconds=10),
 )
 
 

@@ -1,4 +1,4 @@
-"""How fast one predictor is, beside a hand-written loop and a stock Faust program that do the same."""
+"""How fast one predictor is, beside a hand-written loop, itself in transactions, and a stock Faust program."""
 
 from __future__ import annotations
 
@@ -46,16 +46,20 @@ class Runner:
 
 
 def measure(lab: Lab) -> list[Figure]:
-    """Five pairs back to back, and the stock program once."""
-    ours, hand = _ours(lab), _hand(lab)
-    for runner in (ours, hand):
+    """Five rounds back to back, and the stock program once."""
+    ours, hand, committed = _ours(lab, "linear"), _hand(lab), _ours(lab, "committed")
+    for runner in (ours, hand, committed):
         runner.run(lab.count(WARM))
-    pairs = []
+    pairs, in_transactions = [], list[Run]()
     for number in range(PAIRS if lab.scale == 1 else 1):
         pair = ours.run(lab.count(RECORDS)), hand.run(lab.count(RECORDS))
         pairs.append(pair)
-        lab.say(f"pair {number + 1}: predictor {_told(pair[0])}, by hand {_told(pair[1])}")
-    for runner in (ours, hand):
+        in_transactions.append(committed.run(lab.count(RECORDS)))
+        lab.say(
+            f"round {number + 1}: predictor {_told(pair[0])}, by hand {_told(pair[1])}, "
+            f"in transactions {_told(in_transactions[-1])}"
+        )
+    for runner in (ours, hand, committed):
         runner.child.end()
     stock = _stock(lab)
     lab.say(f"stock Faust: {_told(stock)}")
@@ -67,16 +71,22 @@ def measure(lab: Lab) -> list[Figure]:
         Figure("predictor_vs_hand", median(us.rate / them.rate for us, them in pairs)),
         Figure("predictor_cpu_us", cpu[0]),
         Figure("hand_cpu_us", cpu[1]),
+        Figure("transactional_per_s", median(run.rate for run in in_transactions)),
+        Figure("transactional_vs_default", median(_ratios(in_transactions, pairs))),
         Figure("stock_faust_per_s", stock.rate),
         Figure("predictor_vs_stock_faust", rate / stock.rate),
     ]
 
 
-def _ours(lab: Lab) -> Runner:
-    loop = loops.named(loops.linear, lab.name("predictor"))
+def _ratios(runs: list[Run], pairs: list[tuple[Run, Run]]) -> list[float]:
+    return [run.rate / us.rate for run, (us, _) in zip(runs, pairs, strict=True)]
+
+
+def _ours(lab: Lab, attribute: str) -> Runner:
+    loop = loops.named(getattr(loops, attribute), lab.name("predictor"))
     lab.prepare(loop)
     names = topics(loop)
-    child = lab.role("predictor", loop, "linear")
+    child = lab.role("predictor", loop, attribute)
     lab.await_running(child)
     return Runner(lab, child, names[INPUTS].name, names[PREDICTIONS].name)
 

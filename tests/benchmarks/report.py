@@ -33,12 +33,17 @@ MEANINGS = {
     "predictor_cpu_us": Meaning("predictor, processor time", "µs/record"),
     "hand_cpu_us": Meaning("hand-written loop, processor time", "µs/record"),
     "predictor_vs_stock_faust": Meaning("predictor, of stock Faust", "×", at_least=15),
+    "transactional_vs_default": Meaning(
+        "predictor in transactions of 200 ms, of the default", at_least=0.85
+    ),
+    "transactional_per_s": Meaning("predictor in transactions", "/s"),
     "stock_faust_per_s": Meaning("stock Faust", "/s"),
     "learner_vs_bare": Meaning("learner, of a bare Python loop", at_least=0.80),
     "learner_per_s": Meaning("learner", "/s"),
     "bare_per_s": Meaning("bare Python loop", "/s"),
     "learner_cpu_us": Meaning("learner, processor time", "µs/record"),
     "bare_cpu_us": Meaning("bare Python loop, processor time", "µs/record"),
+    "rebuild_100k_s": Meaning("a model of 100,000 lessons made again, once read", "s", at_most=3),
     "joiner_in_per_s": Meaning("joiner, predictions taken in, 1 M waiting", "/s", at_least=50_000),
     "joiner_in_cpu_us": Meaning("… processor time", "µs/record"),
     "joiner_joined_per_s": Meaning("joiner, feedback joined", "/s", at_least=15_000),
@@ -48,6 +53,11 @@ MEANINGS = {
     "joiner_rebuild_per_s": Meaning(
         "joiner, rebuilt after losing its disk", "/s", at_least=100_000
     ),
+    "joiner_restart_s": Meaning(
+        "joiner, first join after a clean stop, 2 M waiting", "s", at_most=5
+    ),
+    "joiner_without_disk_s": Meaning("… without its disk", "s"),
+    "joiner_takeover_s": Meaning("… by one on standby", "s", at_most=10),
     "input_to_prediction_ms_p50": Meaning("input → prediction, p50", "ms"),
     "input_to_prediction_ms_p99": Meaning("input → prediction, p99", "ms", at_most=25),
     "verdict_to_served_ms_p50": Meaning("verdict → improved model serves, p50", "ms"),

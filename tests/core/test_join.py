@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import linear_model, naive_bayes, optim, preprocessing, stream, tree
 
-from streams.core.entry import ALONE, Entry, Given, Held, decode, encode
+from streams.core.entry import ALONE, Entry, Given, Held, Taught, decode, encode
 from streams.core.errors import BadRecord, Conflict
 from streams.core.events import Example, Feedback, Label, Outcome, Prediction, Review
 from streams.core.join import Join, Output, Refused
@@ -42,6 +42,7 @@ class F(NamedTuple):
     id: str
     verdict: str = "correct"
     label: Label | None = True
+    reviewer: str | None = "ann"
 
 
 def write_prediction(p: P) -> bytes:
@@ -57,7 +58,7 @@ def read_prediction(value: bytes) -> Prediction:
 
 
 def verdict_of(f: F) -> Feedback:
-    return Feedback(f.id, "e", f.verdict, f.label, reviewer="ann", channel="desk")
+    return Feedback(f.id, "e", f.verdict, f.label, reviewer=f.reviewer, channel="desk")
 
 
 def read_feedback(value: bytes) -> Feedback:
@@ -132,7 +133,8 @@ def _told(output: Output) -> tuple[object, ...]:
     if isinstance(output, Example):
         (source,) = output.sources
         where = source.topic, source.offset
-        return "example", *where, output.label, output.weight, output.predicted_at
+        corrects = tuple(each.offset for each in output.corrects)
+        return "example", *where, output.label, output.weight, output.predicted_at, corrects
     if isinstance(output, Outcome):
         return output.status, "feedback", output.offset, output.feedback_id
     if isinstance(output, Review):
@@ -164,7 +166,7 @@ def whole(
             told += [("review", p.t, p.t + window)] if p.asked else []
     first_of_id: list[F] = []
     answered: set[int] = set()
-    taught: set[int] = set()
+    standing: dict[int, list[tuple[int, F]]] = {at: [] for at, _ in counting}
     for offset, f in enumerate(feedback):
         kept = 2 * window + early
         if any(g.id == f.id and f.t - g.t <= kept for g in first_of_id):
@@ -184,15 +186,27 @@ def whole(
             told.append(("abstained", "feedback", offset, f.id))
         elif f.verdict == "accept" and p.label is None:
             told.append(("refused", "feedback", offset))
-        elif at in taught and rules.corrections == "keep-first":
+        elif f.verdict == "retract":
+            outdated = [(n, g) for n, g in standing[at] if g.reviewer == f.reviewer]
+            if outdated:
+                standing[at] = [each for each in standing[at] if each not in outdated]
+                corrects = tuple(n for n, _ in outdated)
+                told.append(("example", "feedback", offset, None, 1.0, p.t, corrects))
+            else:
+                told.append(("noted", "feedback", offset, f.id))
+        elif standing[at] and rules.corrections == "keep-first":
             told.append(("superseded", "feedback", offset, f.id))
         else:
-            taught.add(at)
+            corrects = ()
+            if rules.corrections == "repair":
+                corrects = tuple(n for n, _ in standing[at])
+                standing[at] = []
+            standing[at].append((offset, f))
             label = p.label if f.verdict == "accept" else f.label
-            told.append(("example", "feedback", offset, label, 1.0, p.t))
+            told.append(("example", "feedback", offset, label, 1.0, p.t, corrects))
     if rules.unanswered is not None:
         told += [
-            ("example", "predictions", at, rules.unanswered, 1.0, p.t)
+            ("example", "predictions", at, rules.unanswered, 1.0, p.t, ())
             for at, p in counting
             if at not in answered
         ]
@@ -260,7 +274,7 @@ def test_any_verdict_within_the_window_is_an_answer(
 ) -> None:
     rules = replace(RULES, unanswered=False)
     told = run([P(EPOCH)], [F(t, "f", kind)], rules, order)
-    assert told["example", "predictions", 0, False, 1.0, EPOCH] == unanswered
+    assert told["example", "predictions", 0, False, 1.0, EPOCH, ()] == unanswered
 
 
 def test_an_unanswered_prediction_is_learned_with_its_weight_and_has_itself_as_source() -> None:
@@ -302,6 +316,54 @@ def test_a_verdict_that_cannot_be_carried_out_is_refused_and_still_an_answer() -
     assert (refused.topic, refused.offset, refused.t) == ("feedback", 0, EPOCH)
     assert (refused.error.event_id, refused.error.feedback_id) == ("e", "f")
     assert verdict_of(F(*json.loads(refused.value))).feedback_id == "f"
+
+
+def examples_of(feedback: Sequence[F], corrections: str = "learn-again") -> list[Output]:
+    """What verdicts on one prediction give."""
+    return Reader([P(EPOCH)], feedback, replace(RULES, corrections=corrections)).finish()
+
+
+def test_a_correction_in_a_loop_that_repairs_names_the_verdicts_that_stood() -> None:
+    given = [F(EPOCH, "f1"), F(EPOCH, "f2", label=False, reviewer="bob"), F(EPOCH, "f3")]
+    corrects = [e.corrects for e in examples_of(given, "repair") if isinstance(e, Example)]
+    assert corrects == [[], [("feedback", 0, 0)], [("feedback", 0, 1)]]
+    again = [e.corrects for e in examples_of(given) if isinstance(e, Example)]
+    assert again == [[], [], []]
+
+
+def test_a_retract_takes_back_all_that_its_author_said_and_teaches_nothing() -> None:
+    given = [F(EPOCH, "f1"), F(EPOCH, "f2", reviewer="bob"), F(EPOCH, "f3", label=False)]
+    (*_, lesson) = examples_of([*given, F(EPOCH, "f4", "retract", None)])
+    assert isinstance(lesson, Example)
+    assert lesson.label is None
+    assert lesson.corrects == [("feedback", 0, 0), ("feedback", 0, 2)]
+    assert [source.feedback_id for source in lesson.sources] == ["f4"]
+
+
+@pytest.mark.parametrize("corrections", ["learn-again", "keep-first", "repair"])
+def test_a_retract_of_what_does_not_stand_is_noted(corrections: str) -> None:
+    given = [F(EPOCH, "f1"), F(EPOCH, "f2", "retract", None, "bob")]
+    _, noted = examples_of(given, corrections)
+    assert isinstance(noted, Outcome)
+    assert noted.status == "noted"
+    assert "nothing that reviewer bob said about this event stands" in str(noted.detail)
+    taken_back = F(EPOCH, "f2", "retract", None)
+    *_, noted = examples_of([given[0], taken_back, taken_back._replace(id="f3")], corrections)
+    assert isinstance(noted, Outcome)
+    assert noted.status == "noted"
+
+
+def test_verdicts_that_name_no_reviewer_are_taken_back_by_their_channel() -> None:
+    given = [F(EPOCH, "f1", reviewer=None), F(EPOCH, "f2", "retract", None, None)]
+    _, lesson = examples_of(given)
+    assert isinstance(lesson, Example)
+    assert lesson.corrects == [("feedback", 0, 0)]
+
+
+def test_after_a_retract_the_next_verdict_is_the_first_again() -> None:
+    given = [F(EPOCH, "f1"), F(EPOCH, "f2", "retract", None), F(EPOCH, "f3", reviewer="bob")]
+    *_, third = examples_of(given, "keep-first")
+    assert isinstance(third, Example)
 
 
 def test_only_the_first_prediction_asks_a_person() -> None:
@@ -366,10 +428,22 @@ times = st.integers(0, 5 * W).map(lambda t: EPOCH + t)
 labels = st.sampled_from([True, False, None])
 predictions_read = st.lists(st.builds(P, times, labels, st.booleans()), max_size=5)
 verdicts_read = st.sampled_from(
-    [("correct", True), ("correct", False), ("accept", None), ("abstain", None)]
+    [
+        ("correct", True),
+        ("correct", False),
+        ("accept", None),
+        ("abstain", None),
+        ("retract", None),
+    ]
 )
 feedback_read = st.lists(
-    st.builds(lambda t, i, v: F(t, i, *v), times, st.sampled_from("abcd"), verdicts_read),
+    st.builds(
+        lambda t, i, v, who: F(t, i, v[0], v[1], who),
+        times,
+        st.sampled_from("abcd"),
+        verdicts_read,
+        st.sampled_from(["ann", "bob", None]),
+    ),
     max_size=6,
 )
 rules_read = st.builds(
@@ -377,7 +451,7 @@ rules_read = st.builds(
         RULES, early_ms=early, corrections=corrections, unanswered=unanswered
     ),
     st.sampled_from([0, E, 3 * W]),
-    st.sampled_from(["learn-again", "keep-first"]),
+    st.sampled_from(["learn-again", "keep-first", "repair"]),
     st.sampled_from([None, False]),
 )
 steps_read = st.lists(st.sampled_from([0, 0, 1, 1, *range(EPOCH, EPOCH + 6 * W)]), max_size=40)
@@ -430,7 +504,9 @@ entries = st.builds(
             st.integers(0, 1 << 60),
             st.none() | st.binary(),
             st.booleans(),
-            st.booleans(),
+            st.lists(
+                st.builds(Taught, st.integers(0, 1 << 60), st.text(st.characters(codec="utf-8")))
+            ).map(tuple),
         )
     ).map(tuple),
     st.lists(

@@ -8,7 +8,7 @@ import pytest
 
 from streams.core.errors import BadRecord
 from streams.core.events import ABSTAINED, NOTED, Feedback, Label, Prediction
-from streams.core.verdicts import Lesson, Rules, Settled, lesson
+from streams.core.verdicts import Lesson, Rules, Settled, TakenBack, lesson
 
 BINARY = Rules(task="binary", classes=(False, True), window_ms=1000, early_ms=100)
 ANIMALS = Rules(task="multiclass", classes=("cat", "dog", "eel"), window_ms=1000, early_ms=100)
@@ -61,10 +61,8 @@ class TestOfEveryTask:
         self, rules: Rules, answer: Label, other: Label
     ) -> None:
         assert lesson(rules, answered(answer), verdict("abstain")) == Settled(ABSTAINED)
-        retracted = lesson(rules, answered(answer), verdict("retract"))
-        assert isinstance(retracted, Settled)
-        assert retracted.status == NOTED
-        assert "model is unchanged" in str(retracted.detail)
+        retracted = verdict("retract")._replace(reviewer="ann")
+        assert lesson(rules, answered(answer), retracted) == TakenBack("reviewer ann")
 
     @pytest.mark.parametrize("kind", ["reject", "abstain", "retract"])
     def test_a_label_where_none_belongs_is_refused(

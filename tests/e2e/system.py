@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -52,6 +52,27 @@ def await_that(claim: Callable[[], T | None], within_s: float = 30.0, what: str 
         assert time.monotonic() < deadline, f"not within {within_s} s: {what or claim}"
         time.sleep(0.05)
     return said
+
+
+class Process(Protocol):
+    """What is used of a ``Popen``."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit code, if it has ended."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Waits until it has ended; the exit code."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Sends a signal."""
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
 
 
 class Seen(NamedTuple):
@@ -130,7 +151,7 @@ class System:
         self.settings = Settings.from_env(self.environ)
         self.kafka = self.settings.kafka()
         self.codec = Codec()
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
         self._begins: dict[str, int] = {}
         self._topics: dict[str, Topic] = {}
         self.write_loop(source, more)
@@ -167,21 +188,30 @@ class System:
 
     # Processes -------------------------------------------------------------------------------------------------------
 
-    def start(self, role: str, worker: str | None = None, **environ: str) -> str:
+    def start(
+        self, role: str, worker: str | None = None, *, standby: bool = False, **environ: str
+    ) -> str:
         """Starts a worker; its log goes to a file beside the loop."""
         worker = worker or f"{role}-1"
         argv = [sys.executable, "-m", "streams.cli", "run", role, self.reference]
-        return self.run(worker, [*argv, "--worker", worker], **environ)
+        more = ["--standby"] if standby else []
+        return self.run(worker, [*argv, "--worker", worker, *more], **environ)
 
     def run(self, worker: str, argv: list[str], **environ: str) -> str:
         """Starts any program as a worker."""
-        path = self.folder / f"{worker}.log"
+        path = self.begin_log(worker)
         with path.open("ab") as log:
-            self._begins[worker] = log.tell()
             self.processes[worker] = subprocess.Popen(
                 argv, env={**self.environ, **environ}, cwd=self.folder, stdout=log, stderr=log
             )
         return worker
+
+    def begin_log(self, worker: str) -> Path:
+        """The file of a worker's log; what is in it already is of an earlier start."""
+        path = self.folder / f"{worker}.log"
+        path.touch()
+        self._begins[worker] = path.stat().st_size
+        return path
 
     def start_all(self) -> None:
         """Starts one worker of each role, and waits until they run."""
@@ -351,7 +381,9 @@ def event(event_id: str, **features: Any) -> Input:
     return Input(event_id, {**made, **features})
 
 
-def verdict(event_id: str, label: Label, feedback_id: str = "", kind: str = CORRECT) -> Feedback:
+def verdict(
+    event_id: str, label: Label | None, feedback_id: str = "", kind: str = CORRECT
+) -> Feedback:
     """A verdict on an event, by default with the id ``f-<event id>``."""
     return Feedback(feedback_id or f"f-{event_id}", event_id, kind, label)
 

@@ -12,11 +12,12 @@ import fastavro
 import pytest
 from river import linear_model, preprocessing
 
-from streams import bootstrap
+from streams import bootstrap, corrections
 from streams.config import Settings
-from streams.core.errors import BadRecord, Conflict
+from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.core.events import (
     CONTINUE,
+    EXCLUDE,
     FRESH,
     LEARNED,
     REFOLD,
@@ -371,6 +372,43 @@ def test_who_continues_buries_what_the_learner_would_have(make: Callable[..., Sy
 
 
 # Seeds ------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_out_is_carried_over_and_what_was_carried_over_stays_in(
+    make: Callable[..., System],
+) -> None:
+    """Who continues rebuilds what the learner did not come to; the log alone does not make the model after that."""
+    system = make(snapshot_interval_s=0.1)
+    system.await_running(system.start("learner"))
+    teach(system, range(30))
+    assert system.end("learner-1") == 0
+    (recorded,) = exclude(system, "f-3")
+    assert not recorded.published
+    system.write_loop(OTHER_MODEL)
+    adopt(system, CONTINUE)
+    system.await_running(system.start("learner"))
+    teach(system, range(30, 31))
+    await_learned(system, 30)
+    with pytest.raises(Conflict, match="came with a model that was continued"):
+        exclude(system, "f-5")
+    with pytest.raises(NotFound, match="nothing was recorded"):
+        exclude(system, "f-99")
+    (recorded,) = exclude(system, "f-30")
+    assert recorded.published
+    await_learned(system, 29)
+    assert system.end("learner-1") == 0
+    system.write_loop(THIRD_MODEL)
+    adopt(system, REFOLD)
+    system.await_running(system.start("learner"))
+    teach(system, range(31, 32))
+    await_learned(system, 30)
+    assert len({(o.feedback_id, o.model_version) for o in told(system, range(32))}) == 32
+
+
+def exclude(system: System, feedback_id: str) -> list[corrections.Recorded]:
+    """Takes one verdict out."""
+    choice = corrections.Choice(feedback=feedback_id)
+    return corrections.record(system.loop, system.settings, EXCLUDE, choice, who="ann")
 
 
 def trained(system: System, rows: int = 200) -> Any:

@@ -42,6 +42,7 @@ loop = Loop(
     {more}
 )
 """
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}"
 SEEDED = re.compile(
     r"model\.BaggingClassifier\.seed = \d+ was not set: it is derived from the loop's name"
 )
@@ -292,6 +293,38 @@ def test_the_models_are_listed_and_shown(system: System, here: Here) -> None:
     code, out, err = here("models show", "no-such")
     assert (code, out) == (FAILED, "")
     assert err == "no stored model begins with 'no-such'; `counterpoint models list` shows them\n"
+
+
+def test_the_story_of_an_event_is_told_to_people_and_to_programs(
+    system: System, here: Here
+) -> None:
+    predicted(system, "storied-1")
+    verdict = ("--label", "false", "--reviewer", "ann", "--comment", "[odd] one")
+    learned = here.json("feedback", "storied-1", *verdict, "--wait")
+    assert learned["status"] == "learned"
+    (out,) = output(system, "history LOOP storied-1")
+    assert re.search(rf"^{TIME} +input +inputs-\d-\d+ +features=", out, re.M)
+    assert re.search(
+        rf"^{TIME} +prediction +predictions-\d-\d+ +label=.* model_version=\d", out, re.M
+    )
+    said = r"feedback_id=\S+ verdict=correct label=false reviewer=ann channel=client comment=\[odd\] one"
+    assert re.search(rf"^{TIME} +feedback +feedback-\d-\d+ +{said} ", out, re.M)
+    assert f"learned_as={learned['model_version']}" in out
+    assert re.search(r"^today +the model +model_key= +model_version=\d", out, re.M)
+    story = here.json("history", "storied-1")
+    assert [each["kind"] for each in story["moments"]][:2] == ["input", "prediction"]
+    assert {"feedback", "example", "outcome"} <= {each["kind"] for each in story["moments"]}
+    assert story["today"]["model_version"] >= learned["model_version"]
+
+    system.write(system.topic("inputs"), b"{}", b"storied-2")
+    buried(system, b"storied-2", 1)
+    story = here.json("history", "storied-2")
+    assert [each["kind"] for each in story["moments"]] == ["dead letter"]
+    assert story["today"] == {"why": "there is no prediction, so nobody knows its features"}
+
+    code, out, err = here("history", "storied-3")
+    assert (code, out) == (FAILED, "")
+    assert re.fullmatch(r"loop '\S+' knows nothing of event 'storied-3': [^\n]+\n", err)
 
 
 # What could not be used ----------------------------------------------------------------------------------------------

@@ -132,6 +132,37 @@ def test_a_joiner_without_its_disk_reads_it_all_again_and_repeats_nothing(
     assert len(system.records("reviews", Review)) == 300
 
 
+def test_a_joiner_on_standby_takes_over_what_it_has_copied_and_loses_nothing(
+    make: Callable[..., System],
+) -> None:
+    system = make("partitions=1,")
+    joiners = [system.start("joiner", f"joiner-{n}", standby=True) for n in range(2)]
+    system.await_running(*joiners, system.start("predictor"), system.start("learner"))
+    ids = predicted(system, 300)
+    early = ids[:100]
+    system.send("feedback", (verdict(each, True) for each in early))
+    system.await_ids("outcomes", early)
+    system.await_ids("reviews", ids)
+    await_that(lambda: sum(system.committed("joiner", "predictions").values()) == 300)
+    await_that(lambda: sum(system.committed("joiner", "feedback").values()) == 100)
+
+    def counting(**numbers: float) -> str | None:
+        found = ((each, system.status(each)) for each in joiners)
+        fits = (each for each, s in found if s and numbers.items() <= s.numbers.items())
+        return next(fits, None)
+
+    copying = await_that(lambda: counting(copies=1, copies_behind=0), what="a copy of all")
+    owner = next(each for each in joiners if each != copying)
+    system.end(owner, signal.SIGKILL)
+    system.send("feedback", (verdict(each, True) for each in ids))
+    statuses = [LEARNED] * 300 + [DUPLICATE] * 100
+    await_that(lambda: len(system.records("outcomes", Outcome)) >= 400, 60, "400 outcomes")
+    assert sorted(each.status for each in system.records("outcomes", Outcome)) == sorted(statuses)
+    assert len(system.records("reviews", Review)) == 300
+    assert "records into the state, which was behind" not in system.log(copying)
+    await_that(lambda: counting(pending=0, copies=0) == copying, what="it owns the partition")
+
+
 @pytest.fixture
 def apicurio(tmp_path: Path) -> Iterator[Apicurio]:
     folder = tmp_path / "registry"

@@ -304,7 +304,8 @@ DELAYED = """
             app = super()._build()
             was = app.transport
             app.transport = Transport(
-                was.url, app, checkpoint=was.checkpoint, max_batch=was.max_batch, max_queued=was.max_queued
+                was.url, app, checkpoint=was.checkpoint, owner=self, transactions=was.transactions,
+                max_batch=was.max_batch, max_queued=was.max_queued,
             )
             return app
 

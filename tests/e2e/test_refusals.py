@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
 )
 from river import linear_model, preprocessing
 
-from streams import bootstrap
+from streams import bootstrap, operate
 from streams.core.errors import BadRecord, Conflict
 from streams.core.events import Prediction, Snapshot
 from streams.engine import admin
@@ -181,6 +181,59 @@ def test_offsets_of_the_group_that_vanished_stop_the_role_with_the_way_back(
     assert system.end("predictor-1") == 0
     await_that(lambda: is_forgotten(system, "predictor"), what="no member left in the group")
     refused(system, "predictor", USAGE, "its offsets are gone", "--reset-offsets", "--to-offset")
+
+
+def truncate(system: System, suffix: str) -> None:
+    """Deletes all records that a topic has, as a retention that is too short would."""
+    ends = operate.ends(system.kafka, [system.topic(suffix)])
+    all_of = [TopicPartition(*tp, end) for tp, end in ends.items()]
+    for done in system.admin.delete_records(all_of).values():
+        done.result(30)
+
+
+def test_records_that_were_deleted_before_they_were_read_stop_who_needs_them(
+    system: System,
+) -> None:
+    for role in ROLES:
+        system.start(role)
+    system.await_running(*(f"{role}-1" for role in ROLES))
+    ids = [f"e{n}" for n in range(20)]
+    system.send_inputs(ids)
+    system.await_ids("predictions", ids)
+    system.send("feedback", (verdict(each, True) for each in ids))
+    system.await_ids("outcomes", ids)
+    await_that(lambda: sum(system.committed("joiner", "feedback").values()) == 20)
+    for role in ROLES:
+        assert system.end(f"{role}-1") == 0
+    system.send("feedback", (verdict(each, True, f"again-{each}") for each in ids))
+    system.send("examples", map(lesson, range(100, 120)), "model_key")
+    for suffix in ("feedback", "examples"):
+        truncate(system, suffix)
+    told = ("records were deleted before they were read", "longer retention", "--to-earliest")
+    assert_refused(system, system.start("joiner"), USAGE, system.topic("feedback"), *told)
+    told = (f"{system.topic('examples')}-0", "but it begins at", "restore it, or begin anew")
+    for worker in (system.start("learner"), system.start("predictor")):
+        assert_refused(system, worker, USAGE, *told)
+    # Without snapshots, what is left of the log is no model either
+    admin.delete(system.admin, [system.topic("models")])
+    system.create_topics()
+    for worker in (system.start("learner"), system.start("predictor")):
+        assert_refused(system, worker, USAGE, *told)
+
+
+def test_a_joiner_whose_offsets_vanished_does_not_begin_anew(system: System) -> None:
+    system.await_running(system.start("joiner"), system.start("predictor"))
+    ids = [f"e{n}" for n in range(20)]
+    system.send_inputs(ids)
+    system.await_ids("predictions", ids)
+    await_that(lambda: sum(system.committed("joiner", "predictions").values()) == 20)
+    for role in ("joiner", "predictor"):
+        assert system.end(f"{role}-1") == 0
+    await_that(lambda: is_forgotten(system, "joiner"), what="no member left in the group")
+    told = ("offset", "gone", "--reset-offsets")
+    assert_refused(system, system.start("joiner"), USAGE, *told)
+    other = system.start("joiner", "joiner-2")  # whose disk knows nothing
+    assert_refused(system, other, USAGE, *told)
 
 
 def is_forgotten(system: System, role: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import struct
 from contextlib import suppress
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from streams.core import events
 from streams.core.errors import BadRecord, Unavailable
 from streams.engine import avro
-from streams.engine.codec import SCHEMAS, Codec, Record, subject, writer
+from streams.engine.codec import SCHEMAS, Codec, Record, schema_folder, subject, writer
 
 LONG = st.integers(-(2**63), 2**63 - 1)
 INT = st.integers(-(2**31), 2**31 - 1)
@@ -286,6 +287,34 @@ def test_whatever_the_bytes_are_decoding_ends_in_a_record_or_a_bad_record(
     for decode in (codec.decode, codec.decode_any):
         with suppress(BadRecord):
             assert decode(garbled) is not None
+
+
+def test_examples_of_earlier_releases_are_read_and_correct_nothing() -> None:
+    """A log is for ever: what was written before a field came is as good as what is written now."""
+    folder = schema_folder() / "older"
+    made = events.Example(
+        event_id="e1",
+        model_key="",
+        features={"a": 1.0},
+        label=True,
+        weight=1.0,
+        sources=[events.Source("feedback", 0, 7, "f", None, "desk")],
+        predicted=False,
+        scores={"True": 0.4},
+        model_version=3,
+        route="review",
+        reason="all",
+        probability=1.0,
+        predicted_at=5,
+        answered_at=6,
+    )
+    for path in sorted(folder.glob("example-*.avsc")):
+        old = writer(json.loads(path.read_text()))
+        out = BytesIO()
+        fields = made._asdict() | {"sources": [source._asdict() for source in made.sources]}
+        fastavro.schemaless_writer(out, old.schema, fields)
+        read = CODEC.decode_as(events.Example, b"\xc3\x01" + old.fingerprint + out.getvalue())
+        assert read == made._replace(corrects=[])
 
 
 def test_a_record_of_an_older_schema_is_read_by_the_schema_it_was_written_with() -> None:

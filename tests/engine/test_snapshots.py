@@ -33,6 +33,7 @@ from river.__version__ import __version__ as river_version
 from streams.core.errors import BadRecord
 from streams.core.events import Check, Chunk, Snapshot
 from streams.core.model import answerer
+from streams.core.thinning import DAY_MS
 from streams.engine import snapshots
 from streams.engine.snapshots import (
     CHUNK_BYTES,
@@ -278,23 +279,23 @@ def test_a_strange_key_is_a_bad_record(key: bytes) -> None:
         parse_key(key)
 
 
-def test_the_last_snapshots_of_each_model_and_every_base_are_kept() -> None:
+def test_of_each_model_the_first_of_a_week_the_last_ones_and_every_base_are_kept() -> None:
     held = [
-        manifest(version, f"{key}{version}", model_key=key, chunks=2)
+        manifest(version, f"{key}{version}", model_key=key, chunks=2, created_at=version)
         for key in ("a", "b")
-        for version in range(13)
+        for version in range(14)
     ]
-    gone = expendable(held, bases={"a0"})
+    gone = expendable(held, 60 * DAY_MS, bases={"a2"})
     assert gone[:5] == [
-        b"a/a2/manifest",
+        b"a/a3/manifest",
         b"a/a1/manifest",
+        b"b/b3/manifest",
         b"b/b2/manifest",
         b"b/b1/manifest",
-        b"b/b0/manifest",
     ]
-    assert gone[5:7] == [b"a/a2/0", b"a/a2/1"]
+    assert gone[5:7] == [b"a/a3/0", b"a/a3/1"]
     assert len(gone) == 15
-    assert expendable(held[:10]) == []
+    assert expendable(held[:10], 60 * DAY_MS) == []
 
 
 # Reading

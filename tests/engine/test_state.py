@@ -19,7 +19,7 @@ from streams.core.events import Example, Feedback, Outcome, Prediction, Review
 from streams.core.topics import partition_of
 from streams.core.verdicts import Rules
 from streams.engine.codec import Codec
-from streams.engine.partition import Buried, Misrouted, Output, PartitionJoin, Record
+from streams.engine.partition import LOOKED_AT, Buried, Misrouted, Output, PartitionJoin, Record
 from streams.engine.state import Identity, Place, State, TopicIdentity, open_state, pack, unpack
 
 P, F = "loop.predictions", "loop.feedback"
@@ -91,12 +91,14 @@ class Crash(Exception):
 
 
 class Kafka:
-    """Two logs, what the group has committed, and what has been delivered."""
+    """Two logs, what the group has committed, and what has been delivered: once or more, or told in transactions."""
 
     def __init__(self, logs: Mapping[str, Sequence[Record]]) -> None:
         self.logs = logs
         self.committed: dict[str, int | None] = dict.fromkeys(TOPICS)
         self.delivered: set[tuple[object, ...]] = set()
+        self.told: list[tuple[object, ...]] = []
+        self.decided = 0
 
 
 class Worker:
@@ -246,6 +248,122 @@ def test_any_crash_at_any_step_with_any_topic_committed_gives_the_same_results(
         worker.commit()
         worker.state.close()
     assert kafka.delivered == expected
+
+
+# Transactions
+
+
+class Transactional:
+    """A joiner of one partition whose outputs, offsets and notes become true together; it dies where it is told to."""
+
+    def __init__(self, kafka: Kafka, path: Path) -> None:
+        self.kafka, self.outbox = kafka, list[Output]()
+        self.state = open_state(path, IDENTITY)
+        self.join = joining(self.state, self.outbox.append)
+        missing = self.state.recover(kafka.committed, dict.fromkeys(TOPICS, 0))
+        for topic, offsets in missing.items():
+            self.join.catch_up(topic, [kafka.logs[topic][offset] for offset in offsets])
+        self.join.settle(kafka.decided)
+        assert self.outbox == []
+        assert {t: place.offset for t, place in self.state.places.items()} == {
+            t: offset or 0 for t, offset in kafka.committed.items()
+        }
+
+    def read(self, topic: str, count: int) -> None:
+        at = self.state.places[topic].offset
+        records = self.kafka.logs[topic][at : at + count]
+        (self.join.predictions if topic == P else self.join.feedback)(records)
+
+    def wait(self, until: int) -> None:
+        """Time passes, but not beyond a record that is still to be read."""
+        read_to = {}
+        for topic in TOPICS:
+            ahead = self.kafka.logs[topic][self.state.places[topic].offset :]
+            read_to[topic] = min([until, *(record.timestamp for record in ahead[:1])])
+        self.join.advance(predictions=read_to[P], feedback=read_to[F])
+
+    def commit(self, until: str = "") -> None:
+        """Commits; dies before or after the transaction is committed, or when it is applied."""
+        captured = self.state.capture()
+        if until == "before":
+            raise Crash
+        self.kafka.told += [identity(output) for output in self.outbox]
+        self.kafka.committed = {t: place.offset or None for t, place in captured.places.items()}
+        self.kafka.decided = captured.decided
+        self.outbox.clear()
+        if until == "after":
+            raise Crash
+        self.state.apply(captured)
+
+
+ends = st.tuples(st.just("commit"), st.sampled_from(["", "before", "after"]))
+passes = st.tuples(st.just("wait"), st.integers(BEGIN, BEGIN + 8 * W))
+
+
+@settings(max_examples=40, deadline=None)
+@given(logs(), st.lists(st.one_of(reads, reads, passes, ends, ends, moves, lost), max_size=20))
+def test_with_transactions_nothing_is_told_twice_whatever_crashes_moves_or_is_lost(
+    logs: dict[str, list[Record]], script: list[tuple[object, ...]]
+) -> None:
+    with TemporaryDirectory() as folder:
+        kafka, disk, lives = Kafka(logs), "0", 0
+        worker = Transactional(kafka, Path(folder) / disk)
+        for action, *how in script:
+            try:
+                if action in ("read", "wait", "commit"):
+                    getattr(worker, str(action))(*how)
+                    continue
+            except Crash:
+                pass
+            worker.state.close()
+            lives += action == "lose"
+            if action in ("move", "lose"):
+                disk = str(how[0]) if how else f"new-{lives}"
+            worker = Transactional(kafka, Path(folder) / disk)
+        for topic in TOPICS:
+            worker.read(topic, len(logs[topic]))
+        worker.wait(FAR)
+        worker.commit()
+        worker.state.close()
+    assert sorted(kafka.told, key=repr) == sorted(without_a_crash(logs), key=repr)
+
+
+def told_with_a_lost_disk(
+    folder: Path, logs: dict[str, list[Record]], first: str, until: int
+) -> list[tuple[object, ...]]:
+    """Reads everything, decides up to a time, loses its disk, and decides the rest."""
+    kafka = Kafka(logs)
+    worker = Transactional(kafka, folder / "old")
+    for topic in sorted(TOPICS, key=lambda topic: topic != first):
+        worker.read(topic, len(logs[topic]))
+    worker.wait(until)
+    worker.commit()
+    worker.state.close()
+    worker = Transactional(kafka, folder / "new")
+    worker.wait(FAR)
+    worker.commit()
+    worker.state.close()
+    return sorted(kafka.told, key=repr)
+
+
+@pytest.mark.parametrize("first", TOPICS)
+@pytest.mark.parametrize("after", [0, E + 71, E + 80, W + 1, W + 5, W + 25, W + 33, 2 * W, 4 * W])
+def test_what_time_had_decided_is_not_decided_again_on_a_new_disk(
+    tmp_path: Path, after: int, first: str
+) -> None:
+    logs = some_logs()
+    told = told_with_a_lost_disk(tmp_path, logs, first, BEGIN + after)
+    assert told == sorted(without_a_crash(logs), key=repr)
+
+
+@pytest.mark.parametrize("past", range(-2, 5))
+def test_an_event_that_was_looked_at_early_is_decided_with_its_step_and_not_before(
+    tmp_path: Path, past: int
+) -> None:
+    """It stands in the list of what came first: the feedback on the old disk, the prediction on the new one."""
+    logs = {F: [feedback(0, BEGIN, "a", "f0")], P: [prediction(0, BEGIN + E + 1, "a")]}
+    told = told_with_a_lost_disk(tmp_path, logs, F, BEGIN + E + 1 + W + past)
+    assert told == sorted(without_a_crash(logs), key=repr)
 
 
 def some_logs() -> dict[str, list[Record]]:
@@ -625,3 +743,23 @@ def test_a_disk_that_cannot_be_read_is_told_with_the_way_out(tmp_path: Path) -> 
 @given(st.lists(st.binary()))
 def test_parts_survive_being_packed(parts: list[bytes]) -> None:
     assert unpack(pack(parts)) == parts
+
+
+def test_the_oldest_prediction_that_waits_is_found_however_many_were_answered(
+    state: State, partition: PartitionJoin
+) -> None:
+    assert partition.oldest_waiting() is None
+    many = 2 * LOOKED_AT
+    partition.predictions([prediction(n, BEGIN + n, f"e{n}") for n in range(many)])
+    commit(state)
+    assert partition.oldest_waiting() == BEGIN
+    partition.feedback([feedback(n, BEGIN + many, f"e{n}", f"f{n}") for n in range(many - 1)])
+    commit(state)
+    found = [partition.oldest_waiting() for _ in range(4)]
+    assert found[-1] == BEGIN + many - 1
+    partition.feedback([feedback(many, BEGIN + many, f"e{many - 1}", f"f{many - 1}")])
+    commit(state)
+    assert partition.oldest_waiting() is None
+    partition.predictions([prediction(many, BEGIN + many, "late")])
+    commit(state)
+    assert partition.oldest_waiting() == BEGIN + many
