@@ -190,7 +190,9 @@ class Replica:
             self.versions[key] = version
         else:
             self._awaited[key] = version
-            self._ahead.pop(key, None)
+            ahead = self._ahead.pop(key, None)
+            if ahead is not None and ahead.version >= version:  # the learner was faster
+                self._take(ahead)
 
     def _on_snapshot(self, message: Message) -> None:
         snapshot = self._snapshots.add(message.key() or b"", message.value())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from confluent_kafka import Message
 
+from streams.core import exclusions
 from streams.core.errors import Unavailable
-from streams.core.events import Example
+from streams.core.events import EXCLUDE, Chunk, Example, Exclusion, Snapshot
 from streams.core.fold import Fold
 from streams.core.lineage import BEGINNING
+from streams.engine import snapshots
 from streams.engine.codec import Codec
-from streams.engine.log import Opening
+from streams.engine.log import KIND, Opening
 from streams.engine.replica import Replica
 from streams.engine.snapshots import SnapshotReader
 from tests.core.logs import binary_fold, logistic
@@ -43,9 +45,18 @@ class Log:
 
     examples, models = "loop.examples", "loop.models"
 
+    def __init__(self) -> None:
+        self.stored: Fold | None = None
+
     def new_fold(self, *, scores: bool) -> Fold:
         """An unlearned model."""
         return binary_fold(logistic(), scored=scores)
+
+    def load(self, reader: SnapshotReader, key: str, *, scores: bool) -> Fold:
+        """What the learner has stored."""
+        assert reader.take(key) is not None
+        assert self.stored is not None
+        return self.stored
 
 
 @pytest.fixture
@@ -54,10 +65,15 @@ def codec() -> Registry:
 
 
 @pytest.fixture
-def replica(codec: Registry) -> Replica:
-    made = Replica(Log(), codec, replays=True)  # type: ignore[arg-type]  # all that is asked of a log here
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def replica(log: Log, codec: Registry) -> Replica:
+    made = Replica(log, codec, replays=True)  # type: ignore[arg-type]  # all that is asked of a log
     reader = SnapshotReader(codec.decode, lambda manifest, chunks: b"")
-    made._opening = Opening(reader, lineage={0: BEGINNING})
+    made._opening, made._snapshots = Opening(reader, lineage={0: BEGINNING}), reader
     return made
 
 
@@ -105,3 +121,49 @@ def test_a_reading_thread_that_died_is_not_left_unnoticed(replica: Replica) -> N
     replica._failure = RuntimeError("a bug")
     with pytest.raises(RuntimeError, match="a bug"):
         replica.fold(1.0)
+
+
+def test_a_learner_that_was_faster_is_not_waited_for_again(
+    replica: Replica, log: Log, come: Callable[[range], None]
+) -> None:
+    """Its repaired model is there before the replica meets the record that asks for it."""
+    come(range(3))
+    asked = Exclusion("x", EXCLUDE, "", exclusions.written(PLACES), "reviewer=ann", "ada", "", 0)
+    replica._pending.append((0, record(Log.examples, 3, b"", asked, [(KIND, EXCLUDE.encode())])))
+    log.stored = log.new_fold(scores=False)
+    log.stored.version = 4
+    for key, stored in sealed(log.stored):
+        replica._stored.append(record(Log.models, 0, key, stored))
+    assert not replica.fold(1.0)
+    assert replica.serving("") is log.stored
+    assert replica.versions == {"": 4}
+    assert replica.numbers()["awaited"] == 0
+
+
+PLACES = exclusions.places([("feedback", 0, 1)])
+
+
+def record(
+    topic: str,
+    offset: int,
+    key: bytes,
+    value: Any,
+    headers: Sequence[tuple[str, bytes]] = (),
+) -> Message:
+    """A record as the reading thread gets it."""
+    data = CODEC.encode(topic, value)
+    at = {"topic": topic, "partition": 0, "offset": offset}
+    return Message(**at, key=key, value=data, headers=list(headers))
+
+
+def sealed(fold: Fold) -> list[tuple[bytes, Snapshot | Chunk]]:
+    """A snapshot, as its records."""
+    told = Snapshot(
+        *("s", "loop", "", fold.version, "d", 0, 0, "t", 0, 0, 0, b"", 0, {}, []),
+        parent=None,
+        river="",
+        created_at=0,
+    )
+    manifest, chunks = snapshots.seal(b"state", told, b"secret")
+    keys = [*snapshots.chunk_keys(manifest), snapshots.manifest_key(manifest)]
+    return list(zip(keys, [*chunks, manifest], strict=True))
