@@ -267,13 +267,6 @@ class State:
             self._write(captured.changes, captured.stands_for)
         self._applied = True
 
-    def discard(self, captured: Captured) -> None:
-        """Takes what was captured back: its positions are not committed, and it goes with the next commit."""
-        self._db.delete(PREPARED)
-        if self._set_aside is not None and self._set_aside.changes is captured.changes:
-            self._give_back(self._set_aside)
-            self._set_aside = None
-
     def write(self) -> None:
         """Writes all changes and places at once: for records whose positions are committed already."""
         self._settle()

@@ -428,9 +428,7 @@ def test_a_commit_that_failed_goes_with_the_next(tmp_path: Path) -> None:
     worker.read(P, 2)
     worker.state.prepare(worker.state.capture())  # and no answer to the commit
     worker.read(P, 3)
-    captured = worker.state.capture()
-    worker.state.prepare(captured)
-    worker.state.discard(captured)
+    worker.state.prepare(worker.state.capture())  # nor to the next
     worker.read(F, len(logs[F]))
     worker.wait()
     worker.commit()
