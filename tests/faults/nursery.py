@@ -94,6 +94,8 @@ class Nursery:
         self._process.stdin.close()
         self._process.wait(20)
         self._listener.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def start(self, argv: Sequence[str], environ: Mapping[str, str], log: Path) -> Child:
         """Starts ``counterpoint`` with these arguments."""
