@@ -37,20 +37,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[TEST_BOOTSTRAP] = GIVEN or _started(shared)
 
 
-LONGEST = ("tests/faults/test_faults.py", "tests/e2e/")
-"""Begun first: two processes take file after file, and neither is to be left alone with these at the end."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first."""
-
-    def turn(item: pytest.Item) -> int:
-        turns = (n for n, path in enumerate(LONGEST) if item.nodeid.startswith(path))
-        return next(turns, len(LONGEST))
-
-    items.sort(key=turn)
-
-
 def _started(stack: ExitStack) -> str:
     folder = stack.enter_context(TemporaryDirectory(prefix="counterpoint-tests-"))
     return stack.enter_context(Broker(Path(folder))).bootstrap

@@ -95,12 +95,13 @@ class Topic:
         self._consumer = group_less(kafka, **{"fetch.wait.max.ms": 10})
         partitions = partitions_of(self._consumer, name)
         self._consumer.assign([TopicPartition(name, partition, 0) for partition in partitions])
-        self._reading = set(partitions)
+        self._reading, self._ended = set(partitions), set[int]()
 
     def seen(self) -> list[Seen]:
         """Everything up to now: reads on until each partition has told its end."""
-        open_ends = set(self._reading)
-        deadline = time.monotonic() + 0.5  # an end that was told before is not told again
+        unread = set(self._reading) - self._ended  # a first read has to connect: it takes its time
+        deadline = time.monotonic() + (10.0 if unread else 0.5)
+        open_ends = set(self._reading)  # an end that was told before is not told again
         while open_ends and time.monotonic() < deadline:
             came = self._consumer.consume(10_000, 0.05)
             for message in came:
@@ -108,7 +109,8 @@ class Topic:
                     self._seen.append(Seen(message, self._decoded(message.value())))
                 else:
                     open_ends.discard(message.partition())
-            if not came:
+                    self._ended.add(message.partition())
+            if not came and self._ended.issuperset(self._reading):
                 break
         return self._seen
 

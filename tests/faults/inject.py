@@ -167,9 +167,7 @@ class Injector:
         worker, point = fault.worker, fault.detail.partition("=")[0]
         with self.fleet.held(worker):
             if point == "recover.prepared":
-                self._armed(worker, "commit.prepared=kill@2")
-                self.fleet.await_end(worker, FIRED_WITHIN_S)
-                self.fleet.start(worker, fault.detail)
+                self._leave_prepared(worker, fault.detail)
             elif point == "rebalance.caught_up":
                 self.fleet.end(worker, signal.SIGKILL)
                 self._state_of(worker, delete=True)
@@ -192,6 +190,16 @@ class Injector:
                 self.await_recovered(role_of(worker), time.time())
                 self._again(worker, signal.SIGTERM)
                 self.fleet.await_running(worker)
+
+    def _leave_prepared(self, worker: str, armed: str) -> None:
+        """Kills a worker that has prepared, and starts it; a commit of nothing prepares nothing, and it is tried again."""
+        for _ in range(5):
+            self._armed(worker, "commit.prepared=kill@2")
+            self.fleet.await_end(worker, FIRED_WITHIN_S)
+            self.fleet.start(worker, armed)
+            with suppress(AssertionError):
+                self.fleet.await_log(worker, "failpoint recover.prepared=", 20)
+                return
 
     def _armed(self, worker: str, armed: str) -> None:
         self._again(worker, signal.SIGTERM, armed)
