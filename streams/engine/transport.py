@@ -65,7 +65,7 @@ class Checkpoint(Protocol):
 
 
 class Owner(Protocol):
-    """Who has the role in hand, when a transaction was taken back."""
+    """Who has the role in hand, when a transaction was taken back or the consumer cannot go on."""
 
     def lose(self) -> None:
         """Forgets what was not committed."""
@@ -77,7 +77,7 @@ class Owner(Protocol):
             RebalanceAgain: It will be done by the assignment that follows.
         """
 
-    async def fail(self, error: StreamsError) -> None:
+    async def fail(self, error: BaseException) -> None:
         """Ends the worker with this error, whatever hangs."""
 
 
@@ -362,6 +362,11 @@ class BatchConsumer(driver.Consumer):
         except StreamsError as error:
             await self.crash(error)
 
+    async def crash(self, reason: BaseException) -> None:
+        """Has the worker end within its deadline: a stop that Faust begins by itself was seen to hang for ever."""
+        await super().crash(reason)
+        await self.transport.owner.fail(reason)
+
     def _forget(self) -> None:
         self.epoch += 1
         self._passed.clear()
@@ -408,7 +413,7 @@ class BatchTransport(driver.Transport):
         url: The broker's.
         app: The Faust application.
         checkpoint: What the role does around a commit.
-        owner: Who has the role in hand; asked only with transactions.
+        owner: Who has the role in hand.
         transactions: What the role's outputs go through, if readers are to see each exactly once.
         max_batch: Records per batch: bounds how long the event loop is held.
         max_queued: Records of a partition that may wait for the agent; beyond, it is not fetched.

@@ -228,7 +228,7 @@ class RoleWorker:
         await self._take_up({TP(tp.topic, tp.partition) for tp in self.app.consumer.assignment()})
         log.info("took up again where the group is")
 
-    async def fail(self, error: StreamsError) -> None:
+    async def fail(self, error: BaseException) -> None:
         """See :class:`streams.engine.transport.Owner`."""
         log.error("%s", error)
         await self._fail(error)

@@ -147,6 +147,19 @@ def test_a_role_that_is_terminated_while_it_starts_ends_too(make: Callable[..., 
         assert system.end(f"{role}-1") == 0, system.log(f"{role}-1")
 
 
+@pytest.mark.parametrize("step", ["commit.captured", "commit.prepared", "commit.committed"])
+def test_a_role_whose_commit_fails_ends_with_the_reason(
+    make: Callable[..., System], step: str
+) -> None:
+    """It cannot go on, and a worker that hangs is restarted by nobody."""
+    system = make(commit_interval_s=0.3)
+    system.start("predictor", COUNTERPOINT_FAILPOINTS=f"{step}=raise@2")
+    with Flow(system, 200, verdicts=False):
+        code, told = system.await_end("predictor-1", 30.0)
+    assert code == 1
+    assert f"failpoint {step}" in told
+
+
 def test_whichever_role_is_killed_under_flow_nothing_is_lost(make: Callable[..., System]) -> None:
     system = make(commit_interval_s=0.3, snapshot_interval_s=0.5)
     system.start_all()
