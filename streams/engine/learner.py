@@ -193,7 +193,7 @@ class Learner(Role):
             self._learn(record, example, partition)
 
     def _is_told(self, record: Raw) -> bool:
-        return self._told.has(record.partition, _key(record), record.offset)
+        return self._tells_once and self._told.has(record.partition, _key(record), record.offset)
 
     def _learn(self, record: Raw, example: Example, partition: int) -> None:
         key, version = example.model_key, record.offset + 1

@@ -107,7 +107,7 @@ class Predictor(Role):
             except Exception as error:  # noqa: BLE001  the guard: the model and the key are the user's code
                 made.append(self._guard.letter(record, stage, error, event_id))
             else:
-                if path is AUTO:
+                if path == AUTO:
                     made.append((topic, value, event_id.encode(), TO_NOBODY))
                 else:
                     asked += 1
