@@ -205,16 +205,3 @@ class Rebuilder:
         yield from to_end(self._log.kafka, models, {partition: start}, {partition: end}, self._stop)
         if self._stop():
             raise Stopped
-
-
-def rebuild(
-    the_log: Log, key: str, partition: int, begun: Start, version: int, *, scores: bool = True
-) -> Fold:
-    """The model of a key at a version of the lineage in force, as it was: without what was out then.
-
-    Raises:
-        Conflict: The lineage continues from a state that is gone.
-        Unavailable: The broker does not answer.
-    """
-    maker = Rebuilder(the_log, key, partition, begun)
-    return maker.rebuild(maker.at(version), scores=scores).fold
