@@ -131,7 +131,7 @@ class Rebuilder:
                 excluded = exclusions.after(excluded, record, known.fixed)
         return Target(version, excluded)
 
-    def rebuild(self, target: Target, *, scores: bool = True) -> Rebuilt:
+    def rebuild(self, target: Target) -> Rebuilt:
         """The model of a version.
 
         Raises:
@@ -139,7 +139,7 @@ class Rebuilder:
             ConfigError: Records that the model is made of are gone.
         """
         chosen = exclusions.start_of(self.states(target.version), target.excluded, target.version)
-        fold, learn_from = self._log.new_fold(scores=scores), 0
+        fold, learn_from = self._log.new_fold(scores=True), 0
         if chosen is not None:
             self._log.restore(fold, chosen)
         else:  # from where on examples are learned shows only in the whole
@@ -190,11 +190,11 @@ class Rebuilder:
 
     def _state(self, manifest: Snapshot, offsets: list[int]) -> bytes | None:
         chunks = []
-        for message in self._models(min(offsets), max(offsets) + 1):
-            where = snapshots.parse_key(message.key() or b"")
-            if where.snapshot_id == manifest.snapshot_id and where.chunk is not None:
-                chunks.append(self._log.decode_as(Chunk, message.value()))
         try:
+            for message in self._models(min(offsets), max(offsets) + 1):
+                where = snapshots.parse_key(message.key() or b"")
+                if where.snapshot_id == manifest.snapshot_id and where.chunk is not None:
+                    chunks.append(self._log.decode_as(Chunk, message.value()))
             return self._log.unseal(manifest, chunks)
         except BadRecord as error:
             log.warning("%s", error.reason)
