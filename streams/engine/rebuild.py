@@ -164,8 +164,7 @@ class Rebuilder:
         """The stored states of this lineage up to a version, newest first, each read when it is asked for."""
         found: dict[str, Snapshot] = {}
         offsets: dict[str, list[int]] = {}
-        for message in self._models(0, FAR):
-            where = snapshots.parse_key(message.key() or b"")
+        for where, message in self._models(0, FAR):
             if where.model_key != self._key:
                 continue
             if message.value() is None:
@@ -191,8 +190,7 @@ class Rebuilder:
     def _state(self, manifest: Snapshot, offsets: list[int]) -> bytes | None:
         chunks = []
         try:
-            for message in self._models(min(offsets), max(offsets) + 1):
-                where = snapshots.parse_key(message.key() or b"")
+            for where, message in self._models(min(offsets), max(offsets) + 1):
                 if where.snapshot_id == manifest.snapshot_id and where.chunk is not None:
                     chunks.append(self._log.decode_as(Chunk, message.value()))
             return self._log.unseal(manifest, chunks)
@@ -200,8 +198,15 @@ class Rebuilder:
             log.warning("%s", error.reason)
             return None
 
-    def _models(self, start: int, end: int) -> Iterator[Message]:
+    def _models(self, start: int, end: int) -> Iterator[tuple[snapshots.RecordKey, Message]]:
         models, partition = self._log.models, self._partition
-        yield from to_end(self._log.kafka, models, {partition: start}, {partition: end}, self._stop)
+        stretch = {partition: start}, {partition: end}
+        for message in to_end(self._log.kafka, models, *stretch, self._stop):
+            try:
+                where = snapshots.parse_key(message.key() or b"")
+            except BadRecord as error:  # who else writes there is no reason to stop
+                log.warning("%s", error.reason)
+                continue
+            yield where, message
         if self._stop():
             raise Stopped
