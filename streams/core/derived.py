@@ -120,7 +120,9 @@ def _product(step: Step, before: Derived) -> Derived:
 def _function(step: Step, before: Derived) -> Derived:
     watched = _Watched(before.x)
     x = step.transform_one(watched)
-    read = watched.read
+    read = tuple(watched.read)
+    if x is watched:  # it changed what it was given
+        x = dict(x)
     new = {name: read for name in x if name not in before.sources and len(read) == 1}
     return Derived(x, _named(x, new, before.x, before))
 
