@@ -137,7 +137,7 @@ REGRESSIONS = {
     "bayesian": linear_model.BayesianLinearRegression(),
     "standardised": preprocessing.TargetStandardScaler(linear_model.LinearRegression()),
     "in a range": preprocessing.TargetMinMaxScaler(
-        preprocessing.StandardScaler() | linear_model.LinearRegression()
+        preprocessing.StandardScaler() | linear_model.LinearRegression()  # type: ignore[arg-type]  # it is one
     ),
 }
 
@@ -265,7 +265,7 @@ def test_a_word_that_is_missing_speaks_too() -> None:
 
 # Trees ---------------------------------------------------------------------------------------------------------------
 
-SPLITS = {"grace_period": 20, "delta": 0.5, "tau": 0.5}
+SPLITS: dict[str, Any] = {"grace_period": 20, "delta": 0.5, "tau": 0.5}
 
 
 @cache
@@ -384,7 +384,7 @@ def test_a_regression_forest_is_told_in_its_own_unit() -> None:
 class Careful(linear_model.LogisticRegression):
     """A user's model that inherits from River's, and says something else."""
 
-    def predict_proba_one(self, x: Any) -> dict[bool, float]:
+    def predict_proba_one(self, x: Any, **kwargs: Any) -> Any:
         return {False: 0.75, True: 0.25}
 
 
@@ -516,9 +516,8 @@ def test_what_was_made_of_a_feature_is_told_under_its_name() -> None:
     country = compose.Select("country") | preprocessing.OneHotEncoder()
     model = words + country + (compose.Select("amount") | preprocessing.StandardScaler())
     model = taught(model | linear_model.LogisticRegression(), PAYMENTS)
-    event = {"amount": 4.0, "country": "NO", "note": "cheap thing"}
-    taught(model, [({**event, "note": "cheap watch"}, True)])
-    found = why("binary", model, {**event, "note": "cheap watch"}, BINARY)
+    event: Features = {"amount": 4.0, "country": "NO", "note": "cheap watch"}
+    found = why("binary", model, event, BINARY)
     told = {(each.feature, each.part): each.value for each in found.contributions}
     assert told == {
         ("note", "cheap"): 1,
@@ -532,7 +531,7 @@ def test_a_long_text_is_cut_and_an_odd_value_is_told_as_text() -> None:
     class Wordy(base.Classifier):
         def learn_one(self, x: Any, y: Any) -> None: ...
 
-        def predict_proba_one(self, x: Any) -> dict[bool, float]:
+        def predict_proba_one(self, x: Any, **kwargs: Any) -> Any:
             return {True: 0.9, False: 0.1} if len(x["note"]) > 5 else {True: 0.2, False: 0.8}
 
     usual = Usual()
