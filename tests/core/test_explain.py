@@ -33,7 +33,7 @@ from streams.core.explain import LEFT_OUT, LIKELIHOOD, LINEAR, MOST, PATH, Expla
 from streams.core.fold import Fold
 from streams.core.model import Answer, answerer
 from streams.core.usual import Usual
-from tests.core.logs import BINARY, binary_fold, lockstep, logistic, phishing
+from tests.core.logs import BINARY, binary_fold, example, lockstep, logistic, phishing
 from tests.core.test_model import MODELS
 
 NEAR = 1e-9
@@ -303,6 +303,23 @@ def test_the_path_leads_to_the_leaf_that_predicts(kind: str) -> None:
         assert found.basis[:2] == (PATH, explain.PROBABILITY)
         assert found.total() == pytest.approx(model.predict_proba_one(event)[True], abs=NEAR)
     assert steps > 20
+
+
+def test_a_tree_that_asks_two_leaves_is_asked_without_each_feature() -> None:
+    """An adaptive tree grows another branch beside one that it doubts, and asks both."""
+    fold, asked = binary_fold(tree.HoeffdingAdaptiveTreeClassifier(**SPLITS, seed=1)), 0
+    for number, (event, label) in enumerate(phishing() * 2):
+        said = not label if number > 700 else label
+        fold.apply(number + 1, example(number, event, said))
+        root = fold.model._root
+        if hasattr(root, "children") and len(root.traverse(event)) > 1:
+            found = fold.explain(event, fold.answer(event))
+            assert found is not None
+            assert found.basis.method == LEFT_OUT
+            asked += 1
+            if asked > 5:
+                break
+    assert asked
 
 
 def test_a_tree_of_numbers_starts_from_the_mean_of_its_root() -> None:
