@@ -475,6 +475,7 @@ def _predictor(parts: Parts, slot: Slot) -> Role:
         read=input_reader(loop.inputs, parts.codec),
         model_key=None if loop.model_key is None else parts.model_key(),
         policy=loop.review,
+        explains=loop.explain,
         predictions=parts.topic(names.PREDICTIONS),
         replica=replica,
         codec=parts.codec,

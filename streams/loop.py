@@ -94,6 +94,9 @@ class Loop:
         inputs: Where raw events come from.
         labels: Topics with labels from elsewhere.
         review: Who is asked.
+        explain: Whether who is asked is told why the model said what it said.  A linear model or naive Bayes costs some
+            80 µs to explain, a tree little more; any other is asked once more for each feature: what it costs, the
+            events that people are asked about cost so many times more.
         window: A verdict that comes later than this after the prediction is ``expired``.
         early: A verdict may come this much before the prediction.
         unanswered: The label of an event on which no verdict came within the window; None: then nothing is learned.
@@ -116,6 +119,7 @@ class Loop:
     inputs: Source = Source()
     labels: Sequence[Source] = ()
     review: Policy = field(default_factory=Everything)
+    explain: bool = True
     window: timedelta = timedelta(days=30)
     early: timedelta = timedelta(days=1)
     unanswered: Label | None = None
@@ -370,6 +374,8 @@ def _is_deaf(loop: Loop) -> bool:
 
 
 def _mistakes_of_the_rest(loop: Loop) -> Iterable[Mistake]:
+    if not isinstance(loop.explain, bool):
+        yield Mistake("explain", loop.explain, "True or False")
     if loop.corrections not in CORRECTIONS:
         yield Mistake("corrections", loop.corrections, f"one of {', '.join(CORRECTIONS)}")
     if type(loop.partitions) is not int or not 1 <= loop.partitions <= 10_000:

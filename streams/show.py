@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 from rich.text import Text
 
+from streams.core.failure import pushes
 from streams.core.topics import SUFFIXES
 
 if TYPE_CHECKING:
@@ -337,12 +338,32 @@ def story(told: Story) -> Table:
         where = f"{topic}-{each.partition}-{each.offset}"
         row(made, f"{time_of(each.at)}.{each.at % 1000:03}", what, where, _says(each))
     row(made, "today", Text("the model"), "", pairs(told.today))
+    row(made, "", Text("explanation"), "", explanation(told.explanation))
+    if told.failure is not None:
+        row(made, "", Text("why it failed", "red"), "", "; ".join(told.failure.words()))
     return made
+
+
+def explanation(told: Mapping[str, Any]) -> str:
+    """Why a model said something, on one line."""
+    if "why" in told:
+        return pairs(told)
+    speaks = "" if told["towards"] is None else f" towards {text(told['towards'])}"
+    against = "" if told["against"] is None else f" against {text(told['against'])}"
+    terms = [pushes(each) for each in told["contributions"]]
+    rest = [f"{name} {told[name]:+.3g}" for name in ("others", "bias")]
+    sum_up = f"{told['unit']} {told['total']:.3g}{speaks}{against}"
+    return f"{told['method']}, by the {told['by']}: {sum_up} = {', '.join([*terms, *rest])}"
 
 
 def _says(moment: Moment) -> str:
     says = {name: value for name, value in moment.says.items() if value is not None and value != []}
-    says.pop("told", None)
+    for name in (
+        "told",
+        "explanation",
+        "basis",
+    ):  # why the prediction was made has a line of its own
+        says.pop(name, None)
     for name in ("deadline", "given_at", "occurred_at", "predicted_at", "answered_at"):
         if name in says:
             says[name] = time_of(says[name])

@@ -24,7 +24,9 @@ from streams.core.events import (
     Prediction,
     Review,
 )
-from streams.core.story import Found, Moment, moments
+from streams.core.failure import Failure
+from streams.core.model import Answer
+from streams.core.story import Found, Moment, given, moments
 from streams.core.topics import (
     DEAD_LETTERS,
     EXAMPLES,
@@ -42,6 +44,7 @@ from streams.engine.sources import input_reader
 from streams.loop import Loop
 from streams.operate import require
 from streams.show import jsonable
+from streams.why import why
 
 SKEW_MS = 5_000
 """How far the clocks of two brokers are apart, at most."""
@@ -55,16 +58,22 @@ class Story(NamedTuple):
     Attributes:
         today: The answer of today's model to the features of the prediction that counts, with its version; or why
             there is none.
+        explanation: Why the prediction that counts is as it is; or why nobody knows.
+        failure: What was wrong with it; None if no verdict says otherwise.
     """
 
     loop: str
     event_id: str
     moments: tuple[Moment, ...]
     today: Mapping[str, Any]
+    explanation: Mapping[str, Any]
+    failure: Failure | None
 
     def as_json(self) -> dict[str, Any]:
         """The story in plain values."""
         plain: dict[str, Any] = jsonable(self._asdict())
+        if self.failure is not None:
+            plain["failure"]["words"] = self.failure.words()
         return plain
 
 
@@ -90,12 +99,15 @@ def history(loop: Loop, settings: Settings, event_id: str) -> Story:
         )
         raise NotFound(message)
     first = next((each.record for each in found if isinstance(each.record, Prediction)), None)
-    return Story(loop.name, event_id, told, _today(loop, settings, first))
+    if first is None:
+        nothing = {"why": "there is no prediction, so nobody knows its features"}
+        return Story(loop.name, event_id, told, nothing, nothing, None)
+    today = _today(loop, settings, first)
+    now = Answer._make(today[name] for name in Answer._fields) if "label" in today else None
+    return Story(loop.name, event_id, told, today, *why(loop, settings, first, given(found), now))
 
 
-def _today(loop: Loop, settings: Settings, prediction: Prediction | None) -> dict[str, Any]:
-    if prediction is None:
-        return {"why": "there is no prediction, so nobody knows its features"}
+def _today(loop: Loop, settings: Settings, prediction: Prediction) -> dict[str, Any]:
     try:
         fold = bootstrap.today(loop, settings, prediction.model_key)
         answer = fold.answer(prediction.features)

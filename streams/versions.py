@@ -17,9 +17,9 @@ from streams.core.events import Exclusion, Features, Prediction, Review, Snapsho
 from streams.core.exclusions import NOWHERE
 from streams.core.join import request
 from streams.core.topics import PREDICTIONS, REVIEWS, partition_of
-from streams.corrections import key_of, open_log, records, words_of
+from streams.corrections import Opened, key_of, open_log, records, words_of
 from streams.engine import reader
-from streams.engine.rebuild import Rebuilder
+from streams.engine.rebuild import Rebuilder, Rebuilt
 from streams.loop import Loop
 
 
@@ -58,22 +58,32 @@ def at(
         Conflict: The lineage continues from a state that is gone.
     """
     opened, key = open_log(loop, settings), key_of(loop, model_key)
-    bounds = operate.bounds(opened.log.kafka, [opened.log.examples])
-    partition = partition_of(key.encode(), len(bounds))
-    _, end = bounds[opened.log.examples, partition]
-    if not 0 <= version <= end:
-        message = f"model {key!r} has versions 0 to {end}, and no version {version}"
-        raise NotFound(message)
-    maker = Rebuilder(opened.log, key, partition, opened.lineage[partition])
-    target = maker.at(version)
-    made = maker.rebuild(target)
+    made = made_again(opened, key, version)
     fold = made.fold
     if out is not None:
         out.write_bytes(pickle.dumps(fold.model))
     answer = None if features is None else fold.answer(features)._asdict()
     metrics = fold.scores.values() if fold.scores is not None else {}
-    count = exclusions.count(target.excluded)
+    count = exclusions.count(fold.excluded)
     return Version(key, version, fold.learned, count, metrics, made.start, answer)
+
+
+def made_again(opened: Opened, key: str, version: int | None = None) -> Rebuilt:
+    """A version of a model, made again; the newest if none is named.
+
+    Raises:
+        NotFound: There is no such version.
+        Conflict: The lineage continues from a state that is gone.
+    """
+    bounds = operate.bounds(opened.log.kafka, [opened.log.examples])
+    partition = partition_of(key.encode(), len(bounds))
+    _, end = bounds[opened.log.examples, partition]
+    version = end if version is None else version
+    if not 0 <= version <= end:
+        message = f"model {key!r} has versions 0 to {end}, and no version {version}"
+        raise NotFound(message)
+    maker = Rebuilder(opened.log, key, partition, opened.lineage[partition])
+    return maker.rebuild(maker.at(version))
 
 
 def features_of(text: str) -> Features:

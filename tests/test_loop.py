@@ -150,6 +150,13 @@ def test_a_name_has_to_do_as_part_of_topics_and_paths(name: object) -> None:
     assert [mistake.name for mistake in mistakes(name=name)] == ["name"]
 
 
+@pytest.mark.parametrize("explain", [None, 1, "no"])
+def test_predictions_are_explained_or_not(explain: object) -> None:
+    assert loop().explain
+    assert not loop(explain=False).explain
+    assert mistakes(explain=explain) == [Mistake("explain", explain, "True or False")]
+
+
 @pytest.mark.parametrize("task", ["drafts", None, ["binary"]])
 def test_an_unknown_task_is_told_once(task: object) -> None:
     assert [mistake.name for mistake in mistakes(task=task)] == ["task"]

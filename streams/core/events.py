@@ -38,11 +38,26 @@ class Input(NamedTuple):
 
 
 class Contribution(NamedTuple):
-    """How far one feature pushed a prediction."""
+    """How far one feature pushed a prediction; ``part`` names what was made of it, or asked about it in a tree."""
 
     feature: str
     value: Value
     weight: float
+    part: str | None = None
+
+
+class Basis(NamedTuple):
+    """What the contributions to a prediction stand on: ``bias``, all of them and ``others`` add up to what was said.
+
+    See ``explain`` for the methods, units and what positive weights speak for.
+    """
+
+    method: str
+    unit: str
+    towards: Label | None
+    against: Label | None
+    bias: float
+    others: float
 
 
 class Prediction(NamedTuple):
@@ -61,6 +76,7 @@ class Prediction(NamedTuple):
     reason: str
     probability: float
     explanation: list[Contribution] | None = None
+    basis: Basis | None = None
 
 
 class Review(NamedTuple):
@@ -81,6 +97,7 @@ class Review(NamedTuple):
     priority: float
     requested_at: int
     deadline: int
+    basis: Basis | None = None
 
 
 class Feedback(NamedTuple):

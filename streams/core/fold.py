@@ -30,9 +30,11 @@ from streams.core.events import (
     Source,
 )
 from streams.core.exclusions import NOWHERE, Head, Places, Where
+from streams.core.explain import Explainer, explainer, is_exact
 from streams.core.model import Answerer, Model, answerer, digest, learner
 from streams.core.scores import Scores
 from streams.core.topics import FEEDBACK
+from streams.core.usual import Usual
 
 PROBES = 16
 """Distinct examples on which replicas compare their answers."""
@@ -101,7 +103,7 @@ class Fold:
     """The state of one model key: ``apply`` is the only thing that changes it, and depends on the log alone.
 
     Two folds of equal models that apply the same records are equal to the last bit, on one kind of CPU and for
-    models that replay, also if one of them was stored and loaded in between.  Answering changes nothing.
+    models that replay, also if one of them was stored and loaded in between.  Answering and explaining change nothing.
 
     Attributes:
         version: Offset + 1 of the last record folded; 0 is the unlearned model.
@@ -131,11 +133,13 @@ class Fold:
         self._seen: dict[Where, BitMap64] = {}
         self._probe: list[Features] = []
         self._frozen: Model | None = None
+        self._usual = None if is_exact(model) else Usual()
         self._use(copy.deepcopy(model))
 
     def _use(self, model: Model) -> None:
         self.model = model
         self.answer: Answerer = answerer(self._task, model, self._classes)
+        self.explain: Explainer = explainer(self._task, model, self._classes, self._usual)
         self._learn = learner(model)
         self._freeze(self._frozen)
 
@@ -268,6 +272,8 @@ class Fold:
 
     def _count(self, version: int, features: Features) -> None:
         self.learned += 1
+        if self._usual is not None:
+            self._usual.learn(features)
         if len(self._probe) < PROBES and features not in self._probe:
             self._probe.append(dict(features))
         if self.learned % CHECK_EVERY == 0:
@@ -312,6 +318,7 @@ class Fold:
             "fixed": exclusions.dumped(self._fixed),
             "probe": self._probe,
             "checks": [tuple(check) for check in self.checks],
+            "usual": None if self._usual is None else self._usual.dump(),
             "model": pickle.dumps(self.model, protocol=5),
             "scores": None
             if self.scores is None
@@ -335,6 +342,9 @@ class Fold:
         self._fixed = exclusions.loaded(state.get("fixed", {}))
         self._probe = state["probe"]
         self.checks = deque((Check(*check) for check in state["checks"]), maxlen=CHECKS)
+        if self._usual is not None:
+            self._usual = Usual()
+            self._usual.load(state.get("usual") or self._usual.dump())
         self._use(model)
 
 

@@ -299,6 +299,7 @@ def request(prediction: Prediction, predicted_at: int, window_ms: int) -> Review
         priority=priority_of(prediction.confidence),
         requested_at=predicted_at,
         deadline=predicted_at + window_ms,
+        basis=prediction.basis,
     )
 
 

@@ -149,6 +149,11 @@ class Scores:
                 told[f"{self._main}.{name}"] = total / count
         return {name: value for name, value in told.items() if math.isfinite(value)}
 
+    def confused(self, label: Label, predicted: Label | None) -> int | None:
+        """How often this was true when that had been said; None of numbers, which seldom repeat."""
+        held = self._all
+        return None if isinstance(held, _NumberTally) else held.counts.get((label, predicted), 0)
+
     def _answered(self) -> int:
         held = self._all
         return held.count if isinstance(held, _NumberTally) else sum(held.counts.values())

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 
 from pyroaring import BitMap64
 
-from streams.core.events import DeadLetter, Example, Feedback, Input, Outcome, Prediction, Review
+from streams.core.events import (
+    DeadLetter,
+    Example,
+    Feedback,
+    Input,
+    Label,
+    Outcome,
+    Prediction,
+    Review,
+)
 
 INPUT, PREDICTED, ASKED, ANSWERED = "input", "prediction", "review", "feedback"
 TAUGHT, OUTCOME, BURIED = "example", "outcome", "dead letter"
@@ -87,6 +96,21 @@ def moments(
     }
     told += _exclusions(controls, sources)
     return tuple(sorted(told, key=_order))
+
+
+def given(found: Iterable[Found]) -> Label | None:
+    """The label that the verdicts on the event come to: the last that was not taken back; None if there is none."""
+    lessons = sorted(
+        (each for each in found if type(each.record) is Example), key=lambda e: e.offset
+    )
+    corrected = {tuple(each) for lesson in lessons for each in lesson.record.corrects}
+    said = None
+    for each in lessons:
+        lesson: Example = each.record
+        stands = any((s.topic, s.partition, s.offset) not in corrected for s in lesson.sources)
+        if stands and lesson.label is not None:
+            said = lesson.label
+    return said
 
 
 def _order(moment: Moment) -> tuple[int, int, int]:

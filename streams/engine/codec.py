@@ -133,6 +133,7 @@ _NESTED = (
     events.Corrected,
     events.Excluded,
     events.Contribution,
+    events.Basis,
     events.Check,
     events.Position,
     events.Header,

@@ -8,12 +8,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import ClassVar
+from typing import ClassVar, TypeAlias
 
 from faust.types import TP
 
 from streams.core.errors import BadRecord, Unavailable
 from streams.core.events import AUTO, Features, Input, Prediction
+from streams.core.explain import Explanation
+from streams.core.fold import Fold
+from streams.core.model import Answer
 from streams.core.review import Policy, Router
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
@@ -26,6 +29,8 @@ from streams.engine.worker import Role
 FOLD_BUDGET_S = 0.005
 TO_PERSON: Headers = [("route", b"review")]
 TO_NOBODY: Headers = [("route", b"auto")]
+Explained: TypeAlias = Explanation | tuple[None, None]
+NOT_EXPLAINED: Explained = (None, None)
 
 
 class Predictor(Role):
@@ -37,6 +42,7 @@ class Predictor(Role):
         model_key: Gives the model's key for features, and may raise BadRecord; None if there is one model.
         policy: Who is asked for a verdict.
         predictions: Topic of the predictions.
+        explains: Whether those that are sent to a person are explained.
     """
 
     name: ClassVar[str] = "predictor"
@@ -48,6 +54,7 @@ class Predictor(Role):
         read: Callable[[bytes | None, bytes | None], Input],
         model_key: Callable[[Features], str] | None,
         policy: Policy,
+        explains: bool,
         predictions: str,
         replica: Replica,
         codec: Codec,
@@ -62,6 +69,7 @@ class Predictor(Role):
         self._encode = codec.encoder(Prediction, predictions)
         self._outputs, self._guard, self._heart = outputs, guard, heart
         self._routers: dict[int, Router] = {}
+        self._explains, self._unexplained, self._why_not = explains, 0, list[str]()
         self._count = self._asked = 0
         self._rested = 0.0
 
@@ -93,11 +101,12 @@ class Predictor(Role):
                 if fold is None:
                     key = key_of(features)
                     fold = replica.serving(key)
-                label, scores, confidence = fold.answer(features)
+                label, scores, confidence = answer = fold.answer(features)
                 path, reason, probability, _ = route(event_id, label, scores, confidence)
+                why = NOT_EXPLAINED if path == AUTO else self._explain(fold, features, answer)
                 made_of = (
                     *(event_id, label, scores, confidence, features, text, occurred_at),
-                    *(key, fold.version, path, reason, probability, None),
+                    *(key, fold.version, path, reason, probability, *why),
                 )
                 value = encode(new(Prediction, made_of))
             except Unavailable:
@@ -116,6 +125,19 @@ class Predictor(Role):
         self._outputs.send_all(made)
         self._count += len(batch.records)
         self._outputs.poll()
+
+    def _explain(self, fold: Fold, features: Features, answer: Answer) -> Explained:
+        """Why the model said so; nothing if that cannot be told: a prediction is more than its explanation."""
+        if not self._explains:
+            return NOT_EXPLAINED
+        try:
+            return fold.explain(features, answer) or NOT_EXPLAINED
+        except Exception as error:  # noqa: BLE001  the model is the user's code
+            self._unexplained += 1
+            if not self._why_not:
+                told = f"{type(error).__name__}: {error}"
+                self._why_not.append(f"sends predictions without an explanation: {told}")
+            return NOT_EXPLAINED
 
     def tick(self) -> float:
         """Folds while no inputs come; the versions served are told within a few milliseconds."""
@@ -145,10 +167,11 @@ class Predictor(Role):
             numbers={
                 "inputs": self._count,
                 "reviews": self._asked,
+                "unexplained": self._unexplained,
                 "dead_letters": self._guard.count,
                 **self.replica.numbers(),
             },
-            notes=[*self.replica.notes, *self.replica.refused()],
+            notes=[*self.replica.notes, *self.replica.refused(), *self._why_not],
         )
 
     def close(self, progress: Mapping[TP, Progress]) -> None:

@@ -160,3 +160,12 @@ def test_a_number_that_is_none_is_no_answer() -> None:
     assert values["coverage"] == 0.5
     assert values["mae"] == 0.0
     assert all(math.isfinite(value) for value in values.values())
+
+
+def test_it_is_known_how_often_one_label_was_said_where_another_was_true() -> None:
+    scores = Scores("multiclass")
+    for number, (label, said) in enumerate([("a", "b"), ("a", "b"), ("b", "a"), ("a", "a")]):
+        scores.update(example(number, {}, label, Answer(said, {}, None)), None)
+    assert scores.confused("a", "b") == 2
+    assert scores.confused("b", "b") == 0
+    assert Scores("regression").confused(1.0, 2.0) is None

@@ -9,10 +9,12 @@ from streams.core.events import (
     AUTO,
     DUPLICATE,
     LEARNED,
+    Corrected,
     DeadLetter,
     Example,
     Feedback,
     Input,
+    Label,
     Outcome,
     Prediction,
     Review,
@@ -143,3 +145,26 @@ def test_exclusions_of_its_sources_are_part_of_the_story_and_others_are_not() ->
 
 def test_of_an_event_that_nobody_knows_there_is_nothing_to_tell() -> None:
     assert told([], [excluded(20, 7)]) == ()
+
+
+def lesson(offset: int, label: Label | None, *corrects: int) -> Found:
+    record: Example = taught(offset, offset).record
+    return at(
+        offset,
+        "examples",
+        offset,
+        record._replace(
+            label=label,
+            sources=[LESSON._replace(offset=offset)],
+            corrects=[Corrected("feedback", 1, wrong) for wrong in corrects],
+        ),
+    )
+
+
+def test_what_the_verdicts_come_to_is_the_last_that_was_not_taken_back() -> None:
+    first, second = lesson(1, True), lesson(2, False)
+    assert story.given([predicted(0)]) is None
+    assert story.given([second, first, predicted(0)]) is False
+    assert story.given([first, second, lesson(3, None, 2)]) is True
+    assert story.given([first, lesson(3, None, 1)]) is None
+    assert story.given([first, lesson(3, False, 1)]) is False

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from streams.core import events
 from streams.core.errors import BadRecord, Unavailable
+from streams.core.join import request
 from streams.engine import avro
 from streams.engine.codec import SCHEMAS, Codec, Record, schema_folder, subject, writer
 
@@ -48,7 +49,11 @@ PREDICTION = events.Prediction(
     route=events.REVIEW,
     reason="everything",
     probability=1.0,
-    explanation=[events.Contribution("amount", 12.5, -0.3)],
+    explanation=[
+        events.Contribution("amount", 12.5, -0.3),
+        events.Contribution("country", 1, 0.2, "country_NL"),
+    ],
+    basis=events.Basis("linear", "logit", True, False, 0.1, -0.05),
 )
 CODEC = Codec()
 
@@ -315,6 +320,20 @@ def test_examples_of_earlier_releases_are_read_and_correct_nothing() -> None:
         fastavro.schemaless_writer(out, old.schema, fields)
         read = CODEC.decode_as(events.Example, b"\xc3\x01" + old.fingerprint + out.getvalue())
         assert read == made._replace(corrects=[])
+
+
+@pytest.mark.parametrize("cls", [events.Prediction, events.Review])
+def test_predictions_of_earlier_releases_are_read_and_stand_on_nothing(cls: type[Any]) -> None:
+    explanation = [events.Contribution("amount", 12.5, -0.3)]
+    made = PREDICTION._replace(explanation=explanation, basis=None)
+    if cls is events.Review:
+        made = request(made, 5, 1000)  # type: ignore[assignment]  # the same two fields
+    for path in sorted((schema_folder() / "older").glob(f"{cls.__name__.lower()}-*.avsc")):
+        old = writer(json.loads(path.read_text()))
+        out = BytesIO()
+        fastavro.schemaless_writer(out, old.schema, plain(made))
+        read = CODEC.decode_as(cls, b"\xc3\x01" + old.fingerprint + out.getvalue())
+        assert read == made
 
 
 def test_a_record_of_an_older_schema_is_read_by_the_schema_it_was_written_with() -> None:
