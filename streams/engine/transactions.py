@@ -32,8 +32,8 @@ START_S = 60.0
 """Longer than the broker takes to end what a process before this one left open."""
 GOODBYE_S = 1.0
 PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
-OVERDUE_S = 20.0
-"""A call that has not returned so long after it should have never will: librdkafka 2.16.0 does this after an outage."""
+OVERDUE_S = 5.0
+"""A call that has not returned so long after it should have never will: librdkafka does this after an outage (its issue 5456)."""
 CROWD = 20_000
 """So many records may be held before no more inputs are fetched."""
 log = logging.getLogger("counterpoint.transactions")
