@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -50,6 +50,12 @@ NOT_YET = (
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 )
 """What a broker says while a partition's leader takes up its work."""
+MOVING = (
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+)
+"""What a broker says while a group's coordinator does."""
 
 # As pasted into a shell that has the setting.
 SERVER = '--bootstrap-server "$COUNTERPOINT_BOOTSTRAP"'
@@ -257,12 +263,22 @@ def rights(
         for operation, name in wanted
         if not _allows(described[name], operation)
     ]
-    future = admin.describe_consumer_groups(
-        [group], include_authorized_operations=True, request_timeout=REQUEST_S
-    )[group]
-    if not _allows(_settled(future), "Read"):
+    if not _allows(_described_group(admin, group), "Read"):
         mistakes.append(_no_right(group, "Read", "group"))
     return mistakes
+
+
+def _described_group(admin: AdminClient, group: str) -> ConsumerGroupDescription | KafkaError:
+    """What the group's coordinator says; one that was asked before it is the coordinator is asked again."""
+    deadline = monotonic() + REQUEST_S
+    while True:
+        future = admin.describe_consumer_groups(
+            [group], include_authorized_operations=True, request_timeout=REQUEST_S
+        )[group]
+        found: ConsumerGroupDescription | KafkaError = _settled(future)
+        if not isinstance(found, KafkaError) or found.code() not in MOVING or monotonic() > deadline:
+            return found
+        sleep(0.1)
 
 
 def _allows(
