@@ -26,6 +26,8 @@ TESTS = "COUNTERPOINT_TEST_"
 PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")
 MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 HIDDEN = "(hidden)"
+RECONNECT_MS = "1000"
+"""Between two attempts to reach a broker that is away, at most: else it is ten seconds back before anybody notices."""
 
 
 class Secret:
@@ -320,7 +322,7 @@ class Settings:
 
     def kafka(self) -> dict[str, str]:
         """How to reach Kafka, in the names of confluent-kafka."""
-        found = {"bootstrap.servers": self.bootstrap}
+        found = {"bootstrap.servers": self.bootstrap, "reconnect.backoff.max.ms": RECONNECT_MS}
         if self.security_protocol != "PLAINTEXT":
             found["security.protocol"] = self.security_protocol
         if self.security_protocol.startswith("SASL"):

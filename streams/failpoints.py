@@ -45,7 +45,7 @@ POINTS = {
     "rebalance.caught_up": "The joiner has read a part of what its state lacked.",
     "rebalance.sought": "The partitions are sought, and what was taken before is still taken for good.",
     "recover.prepared": "The joiner found changes that are prepared, and has neither applied nor dropped them.",
-    "transaction.delivered": "A transaction's outputs are delivered, and the offsets are not in it.",
+    "transaction.delivered": "A transaction's outputs are delivered, and the offsets are not in it; if this fails, it is taken back.",
     "transaction.offered": "A transaction holds outputs and offsets, and is not committed.",
     "rebuild.begun": "A control record changed a model's past, and the model is not made again.",
     "rebuild.done": "A model was made again, and its learner does not use it.",

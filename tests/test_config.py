@@ -33,7 +33,10 @@ def test_without_an_environment_everything_has_its_default() -> None:
     settings = Settings.from_env({})
     assert settings == Settings()
     assert settings.bootstrap == "127.0.0.1:9092"
-    assert settings.kafka() == {"bootstrap.servers": "127.0.0.1:9092"}
+    assert settings.kafka() == {
+        "bootstrap.servers": "127.0.0.1:9092",
+        "reconnect.backoff.max.ms": "1000",
+    }
     assert settings.registry() is None
     assert settings.state_dir.name == settings.cache_dir.name == "counterpoint"
     assert settings.keep() == Keep()
@@ -133,6 +136,7 @@ def test_signing_in_is_said_in_the_names_of_the_client(tmp_path: Path) -> None:
     )
     assert settings.kafka() == {
         "bootstrap.servers": "k:9092",
+        "reconnect.backoff.max.ms": "1000",
         "security.protocol": "SASL_SSL",
         "sasl.mechanism": "SCRAM-SHA-512",
         "sasl.username": "app",

@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from time import monotonic
 from typing import Any
 
+import httpx  # the client lets its HTTP library's errors out
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient, SchemaRegistryError
-from confluent_kafka.schema_registry.common._httpx_compat import (
-    httpx,  # the client lets its HTTP library's errors out, and chooses the library here
-)
 from confluent_kafka.schema_registry.error import OAuthTokenError
 
 from streams.core.errors import BadRecord, ConfigError, Mistake, StreamsError, Unavailable
@@ -73,7 +71,7 @@ class SchemaRegistry:
 
     def close(self) -> None:
         """Close the connection; what was learned stays known."""
-        self._client.close()
+        self._client.__exit__()  # its only way to be closed
 
     def _fetch(self, schema_id: int) -> dict[str, Any]:
         try:

@@ -32,6 +32,8 @@ START_S = 60.0
 """Longer than the broker takes to end what a process before this one left open."""
 GOODBYE_S = 1.0
 PURGED = (KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT)
+OVERDUE_S = 5.0
+"""A call that has not returned so long after it should have never will: librdkafka does this after an outage (its issue 5456)."""
 CROWD = 20_000
 """So many records may be held before no more inputs are fetched."""
 log = logging.getLogger("counterpoint.transactions")
@@ -118,6 +120,7 @@ class Transactions(Outputs):
         self._spoilt: str | None = None  # why the open transaction can only be aborted
         self._held: list[tuple[str, bytes | None, bytes | None, Headers | None, int]] | None = None
         self._committer: int | None = None
+        self._answer_due: float | None = None  # when the call that is under way is to have returned
         self._busy = threading.Lock()
 
     def start(self) -> None:
@@ -220,6 +223,12 @@ class Transactions(Outputs):
         """Forgets what was held."""
         self._held = None
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether a call outlasts by far the time it was given: only a new process helps.  From any thread."""
+        due = self._answer_due
+        return due is not None and monotonic() > due + OVERDUE_S
+
     def commit(
         self, prepare: Callable[[], None], places: Mapping[TP, Place], member: Member, *, news: bool
     ) -> bool:
@@ -248,7 +257,10 @@ class Transactions(Outputs):
         try:
             self._begin()
             self._deliver()
-            failpoint("transaction.delivered")
+            try:
+                failpoint("transaction.delivered")
+            except Unavailable as error:
+                self._spoilt = str(error)
             if self._spoilt is None:
                 if places:
                     offsets = [TopicPartition(*tp, at.offset, at.note) for tp, at in places.items()]
@@ -308,13 +320,17 @@ class Transactions(Outputs):
         """Asks again until there is an answer: leaders move, a broker is away for a minute."""
         deadline = monotonic() + patience_s
         while True:
+            left_s = max(min(ATTEMPT_S, deadline - monotonic()), 0.1)
+            self._answer_due = monotonic() + left_s
             try:
-                return ask(max(min(ATTEMPT_S, deadline - monotonic()), 0.1))
+                return ask(left_s)
             except KafkaException as error:
                 told: KafkaError = error.args[0]
                 hopeless = told.fatal() or told.txn_requires_abort() or not told.retriable()
                 if hopeless or monotonic() > deadline:
                     raise
+            finally:
+                self._answer_due = None
 
     def _shut_out(self, told: KafkaError) -> Conflict:
         return Conflict(

@@ -12,6 +12,7 @@ import pytest
 from confluent_kafka.admin import NewTopic
 
 from streams.core.events import Example, Outcome, Prediction, Review
+from streams.core.topics import partition_of
 from tests.conftest import Kafka
 from tests.e2e.system import PHISHING, System, await_that
 from tests.e2e.test_process import ROLES, Flow, partitions
@@ -155,3 +156,24 @@ def test_what_only_time_decided_is_told_once_though_the_disk_is_lost(
     system.await_ids("examples", more)
     seen = Counter(each.event_id for each in system.records("examples", Example))
     assert seen == dict.fromkeys(ids + more, 1)
+
+
+def test_what_comes_between_a_transaction_that_is_taken_back_and_the_seek_hides_nothing(
+    make: Callable[..., System],
+) -> None:
+    """The consumer waits for records since before it, and takes them after it: from where it stood, which is too far."""
+    system = make()
+    armed = "transaction.delivered=raise@2;rebalance.fetching=delay:0.01@*"
+    system.await_running(system.start("predictor", COUNTERPOINT_FAILPOINTS=armed))
+    system.send_inputs(["first"])
+    system.await_ids("predictions", ["first"])  # by a transaction of its own
+    system.send_inputs(["taken back"])
+    await_that(lambda: "a transaction was taken back" in system.log("predictor-1"))
+    partition = partition_of(b"taken back", 2)
+    names = (f"e{n:03}" for n in range(40))
+    system.send_inputs(
+        more := [name for name in names if partition_of(name.encode(), 2) == partition]
+    )
+    ids = ["first", "taken back", *more]
+    system.await_ids("predictions", ids)
+    assert told(system)["predictions"] == dict.fromkeys(ids, 1)

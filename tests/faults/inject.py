@@ -91,8 +91,12 @@ class Injector:
     def _do(self, fault: Fault) -> None:
         since = time.time()
         ACTS[fault.kind](self, fault)
-        roles = ROLES if fault.worker == BROKER else (fault.worker.partition("-")[0],)
-        came = [self.await_recovered(each, since) for each in roles]
+        of_broker = fault.worker == BROKER
+        roles = ROLES if of_broker else (fault.worker.partition("-")[0],)
+        sent = (
+            time.time() if of_broker else since
+        )  # as a broker goes, something may still come through
+        came = [self.await_recovered(each, sent) for each in roles]
         done = Done(fault, since - self.began, max(came) - since)
         self.done.append(done)
         self.say(f"{done.at_s:7.1f} s  {fault}: {done.recovery_s:.1f} s")
