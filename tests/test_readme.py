@@ -153,6 +153,8 @@ def test_the_commands_for_the_loop_that_is_shown_do_what_they_say(tmp_path: Path
             take_back(typed)
             told, story = typed.run(audit), typed.run(history)
         assert re.search(r"^inputs +1\n(.*\n)*learned +2\n(.*\n)*ok: nothing lost", told)
+        assert re.search(r"explanation +linear, by the prediction: logit", story)
+        assert "why it failed" in story
         told_of = ("prediction", "feedback", "example", "outcome", "exclude", "include")
         for what in ("input +payments.captured-", *told_of):
             assert re.search(rf"^[\d-]+ [\d:.]+ +{what}", story, re.M)

@@ -185,6 +185,8 @@ def _strength(term: _Term) -> tuple[float, str]:
 def _plain(value: Any) -> Value:
     """A value as a record can hold it."""
     match value:
+        case float() if type(value) is float:  # NumPy's are floats too, and become plain below
+            return value
         case None | bool():
             return value
         case int() if value in LONGS:

@@ -276,7 +276,11 @@ def _described_group(admin: AdminClient, group: str) -> ConsumerGroupDescription
             [group], include_authorized_operations=True, request_timeout=REQUEST_S
         )[group]
         found: ConsumerGroupDescription | KafkaError = _settled(future)
-        if not isinstance(found, KafkaError) or found.code() not in MOVING or monotonic() > deadline:
+        if (
+            not isinstance(found, KafkaError)
+            or found.code() not in MOVING
+            or monotonic() > deadline
+        ):
             return found
         sleep(0.1)
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streams.broker import Broker
-from tests.benchmarks import joining, latency, learning, predicting, report, restarting
+from tests.benchmarks import explaining, joining, latency, learning, predicting, report, restarting
 from tests.benchmarks.lab import Lab
 from tests.benchmarks.report import Figure
 
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "joining": joining.measure,
     "restarting": restarting.measure,
     "latency": latency.measure,
+    "explaining": explaining.measure,
 }
 QUICK = 0.01
 

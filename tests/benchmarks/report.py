@@ -69,6 +69,10 @@ MEANINGS = {
         "input → prediction while 10,000 verdicts come to the forest, p99", "ms", at_most=50
     ),
     "burst_learned_s": Meaning("… until all of them are learned", "s"),
+    "explain_linear_us": Meaning(
+        "explanation of a linear model with 30 features", "µs", at_most=200
+    ),
+    "explain_forest_us": Meaning("explanation of a 10-tree forest with 9 features", "µs"),
 }
 
 

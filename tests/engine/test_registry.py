@@ -38,6 +38,7 @@ PREDICTION = events.Prediction(
     reason="everything",
     probability=1.0,
     explanation=[events.Contribution("amount", 12.5, -0.3)],
+    basis=events.Basis("linear", "logit", True, False, 0.1, -0.05),
 )
 OLD_FEEDBACK = {
     "type": "record",
@@ -102,8 +103,11 @@ def test_a_stock_deserializer_reads_what_we_write(
     data = Codec(connect()).encode(TOPIC, PREDICTION)
     stock = AvroDeserializer(client)
     fields = stock(data, SerializationContext(TOPIC, MessageField.VALUE))
-    contribution = {"feature": "amount", "value": 12.5, "weight": -0.3}
-    assert fields == PREDICTION._asdict() | {"explanation": [contribution]}
+    assert PREDICTION.explanation is not None
+    assert PREDICTION.basis is not None
+    told = [each._asdict() for each in PREDICTION.explanation]
+    nested = {"explanation": told, "basis": PREDICTION.basis._asdict()}
+    assert fields == PREDICTION._asdict() | nested
 
 
 def test_we_read_what_a_stock_serializer_writes(
