@@ -22,8 +22,8 @@ had been revoked, and takes up its work again where the group's offsets are.  Th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from aiokafka import TopicPartition
 from faust.tables.recovery import RebalanceAgain
@@ -38,7 +38,8 @@ from streams.failpoints import failpoint_in_loop, is_armed
 Offsets = Mapping[TP, int]
 OUTLIVES_S = 10.0  # for a failpoint: no rebalance takes as long
 LOOK_EVERY_S = 1.0
-"""How often it is looked whether a commit hangs."""
+"""How often it is looked whether a transaction hangs."""
+T = TypeVar("T")
 
 
 class Checkpoint(Protocol):
@@ -304,17 +305,11 @@ class BatchConsumer(driver.Consumer):
         )
         sought, self._sought = self._sought, False  # if this is cut off, nobody may commit after it
         await failpoint_in_loop("commit.captured")
-        committing = loop.run_in_executor(
-            None,
+        is_committed = await _watched(
+            transactions,
             lambda: transactions.commit(checkpoint.prepare, places, self._member, news=news),
         )
-        while not committing.done():
-            await asyncio.wait({committing}, timeout=LOOK_EVERY_S)
-            if transactions.is_stuck:
-                message = "a commit hangs, and will for ever: start this worker again"
-                await self.transport.owner.fail(Unavailable(message))
-                return False
-        if not committing.result():
+        if not is_committed:
             self._take_back(transactions)
             return False
         await failpoint_in_loop("commit.committed")
@@ -362,7 +357,7 @@ class BatchConsumer(driver.Consumer):
     async def _abort_rest(self, transactions: Transactions) -> None:
         transactions.hold()
         try:
-            await asyncio.get_running_loop().run_in_executor(None, transactions.abort)
+            await _watched(transactions, transactions.abort)
         except StreamsError as error:
             await self.crash(error)
 
@@ -390,9 +385,8 @@ class BatchConsumer(driver.Consumer):
         except BaseException:
             self._reseek = True
             raise
-        if (
-            self.epoch != epoch
-        ):  # partitions went, or a transaction: these starts stand for nothing any more
+        # Partitions went, or a transaction: these starts stand for nothing any more.
+        if self.epoch != epoch:
             self._reseek = True
             return
         self._forget()
@@ -414,6 +408,21 @@ class BatchConsumer(driver.Consumer):
         if starts:
             await self._thread.seek_wait({TopicPartition(*tp): o for tp, o in starts.items()})
         return starts
+
+
+async def _watched(transactions: Transactions, call: Callable[[], T]) -> T:
+    """Runs a call of the transactions in a thread.
+
+    Raises:
+        Unavailable: It hangs, and so does its thread.
+    """
+    calling = asyncio.get_running_loop().run_in_executor(None, call)
+    while not calling.done():
+        await asyncio.wait({calling}, timeout=LOOK_EVERY_S)
+        if transactions.is_stuck:
+            message = "a transaction hangs, and will for ever: start this worker again"
+            raise Unavailable(message)
+    return calling.result()
 
 
 class BatchTransport(driver.Transport):

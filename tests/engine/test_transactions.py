@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from threading import Event, Thread
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
@@ -10,6 +11,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from faust.types import TP
 
 from streams.core.errors import ConfigError, Conflict
+from streams.engine import transactions as module
 from streams.engine.producer import NO_HEADERS, Made
 from streams.engine.reader import to_end, watermarks
 from streams.engine.transactions import (
@@ -186,3 +188,18 @@ def test_group_metadata_in_another_form_is_refused_with_the_way_out() -> None:
     (mistake,) = raised.value.mistakes
     assert mistake.name == "consumer_group_metadata()"
     assert "Install the version that Counterpoint pins" in mistake.expected
+
+
+def test_a_call_that_does_not_return_in_its_time_is_seen_from_another_thread(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call is of the library, which may ignore the time it is given; here it waits for the test."""
+    monkeypatch.setattr(module, "OVERDUE_S", 0.2)
+    outputs, returns = scene.start(), Event()
+    thread = Thread(target=outputs._insist, args=(0.1, lambda left_s: returns.wait(30)))
+    assert not outputs.is_stuck
+    thread.start()
+    await_that(lambda: outputs.is_stuck, 10, "it is seen")
+    returns.set()
+    thread.join()
+    assert not outputs.is_stuck
