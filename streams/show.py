@@ -358,11 +358,8 @@ def explanation(told: Mapping[str, Any]) -> str:
 
 def _says(moment: Moment) -> str:
     says = {name: value for name, value in moment.says.items() if value is not None and value != []}
-    for name in (
-        "told",
-        "explanation",
-        "basis",
-    ):  # why the prediction was made has a line of its own
+    # Why the prediction was made has a line of its own.
+    for name in ("told", "explanation", "basis"):
         says.pop(name, None)
     for name in ("deadline", "given_at", "occurred_at", "predicted_at", "answered_at"):
         if name in says:

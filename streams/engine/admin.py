@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -276,13 +276,10 @@ def _described_group(admin: AdminClient, group: str) -> ConsumerGroupDescription
             [group], include_authorized_operations=True, request_timeout=REQUEST_S
         )[group]
         found: ConsumerGroupDescription | KafkaError = _settled(future)
-        if (
-            not isinstance(found, KafkaError)
-            or found.code() not in MOVING
-            or monotonic() > deadline
-        ):
+        is_moving = isinstance(found, KafkaError) and found.code() in MOVING
+        if not is_moving or monotonic() > deadline:
             return found
-        sleep(0.1)
+        admin.poll(0.05)
 
 
 def _allows(

@@ -93,9 +93,8 @@ class Injector:
         ACTS[fault.kind](self, fault)
         of_broker = fault.worker == BROKER
         roles = ROLES if of_broker else (fault.worker.partition("-")[0],)
-        sent = (
-            time.time() if of_broker else since
-        )  # as a broker goes, something may still come through
+        # As a broker goes, something may still come through.
+        sent = time.time() if of_broker else since
         came = [self.await_recovered(each, sent) for each in roles]
         done = Done(fault, since - self.began, max(came) - since)
         self.done.append(done)
