@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
+from functools import cache
 
 import pytest
 from hypothesis import given, settings
@@ -46,6 +47,7 @@ def asking(decision: Decision) -> float:
     return decision.probability if decision.route == REVIEW else 1 - decision.probability
 
 
+@cache
 def uniform(seed: int = 1) -> list[float]:
     draw = random.Random(seed)
     return [0.5 + draw.random() / 2 for _ in range(EVENTS)]
@@ -221,7 +223,7 @@ answers = st.tuples(
 
 
 @given(policies, st.lists(answers, max_size=80))
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_any_policy_tells_a_probability_above_zero_of_asking(
     policy: Policy, stream: list[tuple[str, bool | None, float | None]]
 ) -> None:
@@ -239,7 +241,7 @@ def test_any_policy_tells_a_probability_above_zero_of_asking(
     st.lists(st.floats(0, 1) | st.sampled_from([0.5, 0.7]), max_size=FEW),
     st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_share_is_exact_in_expectation_for_every_order_of_any_confidences(
     share: float, seen: list[float], order: random.Random
 ) -> None:
