@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
+from streams.core.estimate import Weighted
 from streams.core.events import Example, Label
 
 ROLLING = 500
@@ -98,7 +99,8 @@ class Scores:
 
     ``accuracy`` (or ``mae``) is told for the answers that people's verdicts were about; ``.rolling`` for the last 500
     of them; ``.frozen`` for the model as it was after its first lessons; ``.baseline`` for always saying the commonest
-    label so far (the mean so far).  An event without an answer counts in ``coverage`` and nowhere else, as in River.
+    label so far (the mean so far); ``.weighted``, with its confidence interval from ``.weighted.low`` to ``.weighted.high``,
+    for all events, told from those that people were asked about (``estimate``).  An event without an answer counts in ``coverage`` and nowhere else, as in River.
     """
 
     def __init__(self, task: str) -> None:
@@ -114,6 +116,7 @@ class Scores:
         self._all = self._tally()
         self._recent: deque[Scored] = deque(maxlen=ROLLING)
         self._asked = 0
+        self._weighted = None if numbers else Weighted()
         self._beside = {"frozen": [0, 0.0], "baseline": [0, 0.0]}
         self._baseline: _Majority | _Mean = _Mean() if numbers else _Majority()
         self._cost: Callable[[Any, Any], float] = _error if numbers else _hit
@@ -128,6 +131,8 @@ class Scores:
         if scored is not None:
             self._all.add(scored)
             self._recent.append(scored)
+        if self._weighted is not None:
+            self._weighted.update(example)
         self._count("frozen", label, frozen_answer)
         self._count("baseline", label, self._baseline.said)
         self._baseline.learn(label)
@@ -147,6 +152,11 @@ class Scores:
         for name, (count, total) in self._beside.items():
             if count:
                 told[f"{self._main}.{name}"] = total / count
+        weighted = None if self._weighted is None else self._weighted.estimate()
+        if weighted is not None:
+            share, low, high = weighted
+            name = f"{self._main}.weighted"
+            told |= {name: share, f"{name}.low": low, f"{name}.high": high}
         return {name: value for name, value in told.items() if math.isfinite(value)}
 
     def confused(self, label: Label, predicted: Label | None) -> int | None:
@@ -165,6 +175,7 @@ class Scores:
             "all": vars(self._all),
             "recent": [tuple(scored) for scored in self._recent],
             "asked": self._asked,
+            "weighted": None if self._weighted is None else self._weighted.dump(),
             "beside": self._beside,
             "baseline": vars(self._baseline),
         }
@@ -174,6 +185,10 @@ class Scores:
         vars(self._all).update(state["all"])
         self._recent = deque((Scored(*scored) for scored in state["recent"]), maxlen=ROLLING)
         self._asked = state["asked"]
+        if self._weighted is not None and state.get(
+            "weighted"
+        ):  # none in a state of the release before
+            self._weighted.load(state["weighted"])
         self._beside = state["beside"]
         vars(self._baseline).update(state["baseline"])
 
