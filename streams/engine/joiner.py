@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeAlias
 from faust.types import TP
 
 from streams.core.errors import Unavailable
-from streams.core.events import Example, Outcome, Review
+from streams.core.events import REVIEW, Example, Outcome, Review
 from streams.core.topics import partition_of
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
@@ -236,8 +236,11 @@ class Joiner(Role):
     def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells positions and counts; asks the broker for its time, and then where the partitions end."""
         oldest = {"oldest_waiting_at": min(self._oldest)} if self._oldest else {}
+        asked, answered = self._counts["reviews"], self._counts["answered"]
+        unanswered = {"unanswered_share": max(1 - answered / asked, 0.0)} if asked else {}
         numbers = {
             **self._counts,
+            **unanswered,
             **oldest,
             **(self._standby.numbers() if self._standby is not None else {}),
             "dead_letters": self._guard.count,
@@ -300,6 +303,8 @@ class Joiner(Role):
 
     def _send_example(self, example: Example) -> None:
         self._counts["examples"] += 1
+        if example.route == REVIEW and example.answered_at is not None and not example.corrects:
+            self._counts["answered"] += 1
         value = self._encode_example(example)
         self._made.append((self._examples, value, example.model_key.encode(), NO_HEADERS))
 

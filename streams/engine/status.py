@@ -25,6 +25,9 @@ TIMES = ("oldest_waiting_at",)
 """Numbers that are times, in milliseconds since the epoch."""
 
 
+SHARES = ("unanswered_share",)
+
+
 class Progress(NamedTuple):
     """How far a worker is in a partition.
 
@@ -96,7 +99,7 @@ class Heart:
         for name, number in list(numbers.items()):
             if name in counted:
                 numbers[f"{name}_per_s"] = (number - counted[name]) / max(now - before, 1e-3)
-        for name in TIMES:
+        for name in (*TIMES, *SHARES):
             numbers.pop(f"{name}_per_s", None)
         numbers |= {f"{STORED_AT}{key}": at for key, at in (stored or {}).items()}
         with self._lock:

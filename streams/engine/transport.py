@@ -22,7 +22,8 @@ had been revoked, and takes up its work again where the group's offsets are.  Th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from aiokafka import TopicPartition
@@ -51,8 +52,12 @@ class Checkpoint(Protocol):
         Called on the event loop between two batches, so that state and offsets are of one moment.
         """
 
+    @property
+    def notes_always(self) -> bool:
+        """Whether its notes are committed with the offsets without transactions, too."""
+
     def notes(self) -> Mapping[TP, str]:
-        """What is to be committed along with the offsets just captured, in a transaction.  On the event loop."""
+        """What is to be committed along with the offsets just captured.  On the event loop."""
 
     def prepare(self) -> None:
         """Stores what was captured, and delivers all outputs.  Runs in a thread."""
@@ -121,7 +126,14 @@ class _FetchThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Faust asks for it with its own transactions only; it costs nothing where nobody has any.
         consumer._isolation_level = "read_committed"
+        if self.consumer.transport.checkpoint.notes_always:
+            # Faust commits every offset with an empty note.
+            consumer.commit = partial(self._commit_noted, consumer.commit)
         return consumer
+
+    async def _commit_noted(self, commit: Callable[[Any], Awaitable[None]], offsets: Any) -> None:
+        notes = self.consumer.notes
+        await commit({tp: (at.offset, notes.get(TP(*tp), "")) for tp, at in offsets.items()})
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
         if is_armed("rebalance.fetching"):
@@ -162,7 +174,26 @@ class BatchConsumer(driver.Consumer):
         self._lost = False  # the role is to be restored before the seek
         self._member = Member("")
         self._notes: dict[TP, str] = {}
+        self.notes: Mapping[TP, str] = {}  # what is being committed beside the offsets
         self.committed: dict[TP, int] = {}  # what the group has for certain
+
+    async def notes_beside(self, offsets: Mapping[TP, int | None]) -> dict[TP, str]:
+        """The notes that were committed with these offsets of the group.
+
+        Not by librdkafka, which may read them past their ends (its issue 4649).
+
+        Raises:
+            Unavailable: The group is somewhere else by now.
+        """
+        coordinator = self._thread._ensure_consumer()._coordinator
+        wanted = [TopicPartition(*tp) for tp in offsets]
+        found = await self._thread.call_thread(coordinator.fetch_committed_offsets, wanted)
+        committed = {TP(*tp): at for tp, at in found.items() if at.offset >= 0}
+        if {tp: at.offset for tp, at in committed.items()} != {
+            tp: offset for tp, offset in offsets.items() if offset is not None
+        }:
+            raise Unavailable("the group's offsets moved while they were read: start again")
+        return {tp: at.metadata for tp, at in committed.items()}
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leaves out what Faust does to find stuck streams: it dies of a partition that is being sought."""
@@ -270,6 +301,8 @@ class BatchConsumer(driver.Consumer):
             return False
         checkpoint, loop = self.transport.checkpoint, asyncio.get_running_loop()
         offsets = checkpoint.capture(processed)
+        if checkpoint.notes_always:  # no await since the capture: they are of the same moment
+            self.notes = checkpoint.notes()
         await failpoint_in_loop("commit.captured")
         await loop.run_in_executor(None, checkpoint.prepare)  # raises: then nothing is committed
         await failpoint_in_loop("commit.prepared")

@@ -15,6 +15,9 @@ ROOM = 4000
 """Characters of a note, all of them ASCII: a broker's ``offset.metadata.max.bytes`` is 4,096."""
 
 
+UNASKED = "unasked"
+
+
 class Kept(Protocol):
     """What one policy remembers."""
 
@@ -42,6 +45,8 @@ class Memory:
         self.now, self.unasked = 0.0, 0
         self._kept: dict[str, Kept] = {}
         self._note = _read(note)
+        with suppress(ValueError, TypeError):
+            self.unasked = int(self._note.get(UNASKED, 0))
 
     def keep(self, name: str, kept: Kept) -> None:
         """Have it in the notes, and take from this one what is of it."""
@@ -56,6 +61,8 @@ class Memory:
             return ""
         room = ROOM // len(self._kept) - 40  # its name and its punctuation
         parts = {name: kept.dump(room) for name, kept in self._kept.items()}
+        if self.unasked:
+            parts[UNASKED] = self.unasked
         text = json.dumps(parts, separators=(",", ":"))
         return text if len(text) <= ROOM else ""
 
