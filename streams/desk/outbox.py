@@ -19,8 +19,9 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from streams.core.errors import BadRecord, Conflict, NotFound, Unavailable
-from streams.core.events import RETRACT, VERDICTS, Feedback, Label, Prediction
+from streams.core.events import RETRACT, VERDICTS, Feedback, Label
 from streams.core.verdicts import Rules, lesson
+from streams.desk.rows import as_prediction
 from streams.desk.store import Store
 from streams.desk.tables import bodies, leases, outbox, predictions, reviews, verdicts
 
@@ -74,7 +75,7 @@ class Outbox:
 
     Args:
         rules: What the loop says about verdicts.
-        read: The prediction of its stored bytes.
+        decode: The record of its stored bytes.
         wake: Called when there is something to deliver.
     """
 
@@ -82,10 +83,10 @@ class Outbox:
         self,
         store: Store,
         rules: Rules,
-        read: Callable[[bytes], Any],
+        decode: Callable[[bytes], Any],
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        self._store, self._rules, self._read, self.wake = store, rules, read, wake
+        self._store, self._rules, self._decode, self.wake = store, rules, decode, wake
 
     def confirm(self, reviewer: str, verdict: Verdict, now: int) -> Confirmed:
         """Stores a verdict; once this returns, it will be delivered.
@@ -193,15 +194,7 @@ class Outbox:
                 f"event {event_id!r} is expired: its verdicts had to come within the loop's window"
             )
             raise Conflict(message)
-        lesson(self._rules, _as_prediction(self._read(value)), feedback)
-
-
-def _as_prediction(record: Any) -> Prediction:
-    """Of a review, what a verdict is about."""
-    if isinstance(record, Prediction):
-        return record
-    common = {name: getattr(record, name) for name in Prediction._fields if hasattr(record, name)}
-    return Prediction(route="review", **common)
+        lesson(self._rules, as_prediction(self._decode(value)), feedback)
 
 
 def _feedback(reviewer: str, verdict: Verdict, now: int) -> Feedback:

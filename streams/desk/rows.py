@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from streams.core.events import (
+    REVIEW,
     DeadLetter,
     Feedback,
     Label,
@@ -136,3 +137,11 @@ def letter_row(record: DeadLetter, partition: int, offset: int, at: int, value: 
         "feedback_id": None if record.feedback_id is None else storable(record.feedback_id),
         "value": value,
     }
+
+
+def as_prediction(record: Prediction | Review) -> Prediction:
+    """What a verdict is about, whether the prediction itself is at hand or the review that asks about it."""
+    if isinstance(record, Prediction):
+        return record
+    common = {name: getattr(record, name) for name in Prediction._fields if name != "route"}
+    return Prediction(route=REVIEW, **common)

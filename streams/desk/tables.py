@@ -70,6 +70,7 @@ predictions = _cached(
 bodies = _cached(
     "bodies",  # beside the predictions, whose rows are to be short: a filter reads many of them
     Column("event_id", Text, primary_key=True),
+    Column("at", BigInteger, nullable=False),
     Column("value", LargeBinary, nullable=False),
 )
 

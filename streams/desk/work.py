@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Select, and_, delete, exists, func, or_, select, update
+from sqlalchemy import Connection, Select, and_, delete, exists, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from streams.core.errors import BadRecord, Conflict, NotFound
@@ -24,6 +24,7 @@ MOST = 20
 """Items that one person may hold."""
 POSTPONE_MOST_S = 30 * 86_400.0
 TRIES = 20
+COUNTED_MS = 1_000
 GONE = "the lease on event {event_id!r} is not yours any more: it ended, or was given back; ask for the next item"
 
 
@@ -58,15 +59,16 @@ class Work:
     """Gives items to people.
 
     Args:
-        read: The review of its stored bytes.
+        decode: The record of its stored bytes.
         lease_s: How long an item is held unless the lease is renewed.
     """
 
     def __init__(
-        self, store: Store, read: Callable[[bytes], Review], lease_s: float = LEASE_S
+        self, store: Store, decode: Callable[[bytes], Any], lease_s: float = LEASE_S
     ) -> None:
-        self._store, self._read = store, read
+        self._store, self._decode = store, decode
         self._lease_ms = int(lease_s * 1000)
+        self._counted = (0, -COUNTED_MS)
 
     def next(self, reviewer: str, now: int, count: int = 1) -> list[Item]:
         """The next items of a reviewer, most urgent first: those held already, and new ones up to the number.
@@ -88,10 +90,9 @@ class Work:
                 if missing <= 0 or self._take(connection, reviewer, now, missing) == 0:
                     break
                 held = self._mine(connection, reviewer, now)
-            waiting = connection.scalar(_how_many())
+            waiting = self._waiting(connection, now)
         return [
-            Item(self._read(value), token, until, int(waiting or 0))
-            for value, token, until in held[:count]
+            Item(self._decode(value), token, until, waiting) for value, token, until in held[:count]
         ]
 
     def lease(self, reviewer: str, event_id: str, now: int) -> Item:
@@ -118,7 +119,7 @@ class Work:
             until, token = now + self._lease_ms, uuid.uuid4().hex
             row = {"event_id": event_id, "reviewer": reviewer, "token": token, "until": until}
             # An own lease is renewed, with the token it has: it may be open in another window.
-            if not connection.execute(self._grab(row, now)).rowcount:
+            if not self._grab(connection, row, now):
                 holder = self._holder(connection, event_id, now)
                 if holder is None or holder.reviewer != reviewer:
                     raise Conflict(_held_by(event_id, holder, now))
@@ -126,8 +127,8 @@ class Work:
                 connection.execute(
                     update(leases).where(leases.c.event_id == event_id).values(until=until)
                 )
-            waiting = connection.scalar(_how_many())
-        return Item(self._read(found.value), token, until, int(waiting or 0))
+            waiting = self._waiting(connection, now)
+        return Item(self._decode(found.value), token, until, waiting)
 
     def renew(self, reviewer: str, lease: str, now: int) -> Held:
         """Holds an item for longer; Conflict if it is not held any more."""
@@ -177,6 +178,15 @@ class Work:
         with self._store.reading() as connection:
             return self._holder(connection, event_id, now)
 
+    def _waiting(self, connection: Connection, now: int) -> int:
+        """How many items wait; counted once in a while, since that takes longer than to lease one."""
+        count, at = self._counted
+        if now - at >= COUNTED_MS:
+            how_many = select(func.count()).select_from(reviews).where(reviews.c.state == WAITING)
+            count = connection.scalar(how_many) or 0
+            self._counted = (count, now)
+        return count
+
     def _mine(
         self, connection: Connection, reviewer: str, now: int
     ) -> list[tuple[bytes, str, int]]:
@@ -195,20 +205,21 @@ class Work:
         for event_id in chosen:
             row = {"event_id": event_id, "reviewer": reviewer, "until": until}
             row["token"] = uuid.uuid4().hex
-            got += connection.execute(self._grab(row, now)).rowcount
+            got += self._grab(connection, row, now)
         return got
 
-    def _grab(self, row: dict[str, object], now: int) -> Insert:
+    def _grab(self, connection: Connection, row: dict[str, object], now: int) -> bool:
         """Takes an item unless a lease on it lasts."""
         dialect: Any = sqlite if self._store.is_sqlite else postgresql
-        taken: Insert = (
+        taken = (
             dialect.insert(leases)
             .values(row)
             .on_conflict_do_update(
                 index_elements=["event_id"], set_=row, where=leases.c.until <= now
             )
+            .returning(leases.c.event_id)
         )
-        return taken
+        return connection.scalar(taken) is not None
 
     @staticmethod
     def _holder(connection: Connection, event_id: str, now: int) -> Held | None:
@@ -243,7 +254,3 @@ def _in_order(now: int) -> Select[tuple[str]]:
         .order_by(reviews.c.priority.desc(), reviews.c.deadline, reviews.c.event_id)
         .with_for_update(of=reviews, skip_locked=True)  # PostgreSQL; SQLite has one writer
     )
-
-
-def _how_many() -> Select[tuple[int]]:
-    return select(func.count()).select_from(reviews).where(reviews.c.state == WAITING)
