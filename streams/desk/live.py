@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 PREDICTIONS, REVIEWS, VERDICTS = "predictions", "reviews", "verdicts"
 OUTCOMES, QUALITY, TROUBLE, HELD = "outcomes", "quality", "trouble", "held"
@@ -11,23 +12,25 @@ KINDS = (PREDICTIONS, REVIEWS, VERDICTS, OUTCOMES, QUALITY, TROUBLE, HELD)
 
 
 class Pulse:
-    """Counts changes, by kind; many threads may beat it and wait for it."""
+    """Counts changes, by kind; many threads may beat it."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
         self._counts = dict.fromkeys(KINDS, 0)
         self._ended = False
 
     def beat(self, kinds: Iterable[str]) -> None:
         """Something of these kinds has changed."""
-        with self._changed:
+        with self._lock:
             for kind in kinds:
                 self._counts[kind] += 1
-            self._changed.notify_all()
+            for woken in self._listeners:
+                woken()
 
     def counts(self) -> dict[str, int]:
         """How often each kind has changed, to compare with later."""
-        with self._changed:
+        with self._lock:
             return dict(self._counts)
 
     @property
@@ -37,12 +40,18 @@ class Pulse:
 
     def end(self) -> None:
         """Lets all who wait go: the desk stops."""
-        with self._changed:
+        with self._lock:
             self._ended = True
-            self._changed.notify_all()
+            for woken in self._listeners:
+                woken()
 
-    def changes_since(self, before: dict[str, int], timeout_s: float) -> dict[str, int]:
-        """The kinds that have changed since, with their counts; waits for one, and is empty if there is none in time."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._counts != before, timeout_s)
-            return {kind: n for kind, n in self._counts.items() if n != before[kind]}
+    @contextmanager
+    def listening(self, woken: Callable[[], None]) -> Iterator[None]:
+        """Calls a function, which must not wait, at each change: how an event loop watches without a thread."""
+        with self._lock:
+            self._listeners.append(woken)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._listeners.remove(woken)

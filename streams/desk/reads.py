@@ -10,45 +10,28 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select, tuple_
+from sqlalchemy import Row, Select, and_, exists, func, or_, select, tuple_
 
-from streams.core.errors import BadRecord, NotFound
+from streams.core.errors import NotFound
 from streams.core.events import DeadLetter, Feedback, Label, Prediction, Review
 from streams.core.story import Found, Moment, moments
 from streams.core.topics import DEAD_LETTERS, FEEDBACK, OUTCOMES, PREDICTIONS, REVIEWS
-from streams.desk.rows import label_of, outcome_of, text_of
+from streams.desk.filters import SURE, UNSURE, Filter, all_rows, filtered, place_after
+from streams.desk.rows import label_of, outcome_of
 from streams.desk.store import Store
-from streams.desk.tables import bodies, dead_letters, outcomes, predictions, reviews, verdicts
+from streams.desk.tables import (
+    WAITING,
+    bodies,
+    dead_letters,
+    leases,
+    outbox,
+    outcomes,
+    predictions,
+    reviews,
+    verdicts,
+)
 
-SURE, UNSURE = "sure", "unsure"
-SURE_FROM = 0.8
 PAGE, MOST = 50, 200
-TERMS = 200
-"""Characters of a text that is searched for."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
-    """Which predictions to show; what is None filters nothing.
-
-    Attributes:
-        label: The model's answer, as text; true and "true" both mean True where the labels are so.
-        lane: ``sure`` or ``unsure``: confidence from ``sure_from`` on, or below it, or none.
-        answered: Whether there is a verdict that stands.
-        text: Part of the event's id or text, whatever its case.
-    """
-
-    label: Label | None = None
-    confidence_from: float | None = None
-    confidence_to: float | None = None
-    model_version: int | None = None
-    route: str | None = None
-    channel: str | None = None
-    reviewer: str | None = None
-    text: str | None = None
-    answered: bool | None = None
-    lane: str | None = None
-    sure_from: float = SURE_FROM
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +71,18 @@ class Lanes:
 
     sure: Page
     unsure: Page
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An item of the queue, and who holds it; None if nobody does."""
+
+    event_id: str
+    label: Label | None
+    priority: float
+    requested_at: int
+    deadline: int
+    held_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +169,11 @@ class Reads:
         Raises:
             BadRecord: The filter or the place to go on from is none.
         """
-        query = _filtered(wanted)
+        query = filtered(wanted)
         if after is not None:
-            query = query.where(tuple_(predictions.c.at, predictions.c.event_id) < _place(after))
+            query = query.where(
+                tuple_(predictions.c.at, predictions.c.event_id) < place_after(after)
+            )
         limit = max(1, min(limit, MOST))
         query = query.order_by(predictions.c.at.desc(), predictions.c.event_id.desc())
         with self._store.reading() as connection:
@@ -191,6 +188,23 @@ class Reads:
             self.browse(replace(wanted, lane=SURE), limit=limit),
             self.browse(replace(wanted, lane=UNSURE), limit=limit),
         )
+
+    def waiting(self, now: int, limit: int = PAGE) -> list[Waiting]:
+        """What waits to be looked at, most urgent first."""
+        r = reviews.c
+        held = leases.c.event_id == r.event_id
+        query = (
+            select(r.event_id, r.label, r.priority, r.requested_at, r.deadline)
+            .add_columns(leases.c.reviewer)
+            .join_from(reviews, leases, held & (leases.c.until > now), isouter=True)
+            .where(r.state == WAITING, r.deadline > now)
+            .where(~exists().where(outbox.c.event_id == r.event_id, outbox.c.settles))
+            .order_by(r.priority.desc(), r.deadline, r.event_id)
+            .limit(max(1, min(limit, MOST)))
+        )
+        with self._store.reading() as connection:
+            rows = connection.execute(query).all()
+        return [Waiting(row[0], label_of(row.label), *row[2:]) for row in rows]
 
     def prediction(self, event_id: str) -> Prediction:
         """The first prediction of an event.
@@ -211,7 +225,7 @@ class Reads:
             NotFound: Nothing is known of it.
         """
         with self._store.reading() as connection:
-            row = connection.execute(_all().where(predictions.c.event_id == event_id)).first()
+            row = connection.execute(all_rows().where(predictions.c.event_id == event_id)).first()
             body = connection.scalar(select(bodies.c.value).where(bodies.c.event_id == event_id))
             place = connection.execute(
                 select(predictions).where(predictions.c.event_id == event_id)
@@ -300,67 +314,6 @@ class Reads:
 
 def _unknown(event_id: str) -> NotFound:
     return NotFound(f"no event {event_id!r} is known, as far as this desk remembers")
-
-
-_SHOWN = (
-    *("event_id", "at", "label", "confidence", "model_key", "model_version", "route", "text"),
-    *("verdict", "truth", "reviewer", "channel", "answered_at"),
-)
-
-
-def _all() -> Select[Any]:
-    return select(*(predictions.c[name] for name in _SHOWN))
-
-
-def _filtered(wanted: Filter) -> Select[Any]:
-    p = predictions.c
-    query = _all()
-    if wanted.label is not None:
-        query = query.where(p.label == text_of(wanted.label))
-    if wanted.confidence_from is not None:
-        query = query.where(p.confidence >= wanted.confidence_from)
-    if wanted.confidence_to is not None:
-        query = query.where(p.confidence <= wanted.confidence_to)
-    for name in ("model_version", "route", "channel", "reviewer"):
-        value = getattr(wanted, name)
-        if value is not None:
-            query = query.where(p[name] == value)
-    if wanted.answered is not None:
-        answered = p.answered_at.is_not(None)
-        query = query.where(answered if wanted.answered else ~answered)
-    if wanted.text:
-        query = query.where(_holds(wanted.text))
-    if wanted.lane is not None:
-        query = query.where(_in_lane(wanted.lane, wanted.sure_from))
-    return query
-
-
-def _holds(text: str) -> ColumnElement[bool]:
-    if len(text) > TERMS:
-        raise BadRecord(f"a text to search for has at most {TERMS} characters")
-    return or_(
-        predictions.c.event_id.icontains(text, autoescape=True),
-        predictions.c.text.icontains(text, autoescape=True),
-    )
-
-
-def _in_lane(lane: str, sure_from: float) -> ColumnElement[bool]:
-    confidence = predictions.c.confidence
-    if lane == SURE:
-        return confidence >= sure_from
-    if lane == UNSURE:
-        return or_(confidence.is_(None), confidence < sure_from)
-    raise BadRecord(f"lane {lane!r} is none of {SURE}, {UNSURE}")
-
-
-def _place(after: str) -> tuple[int, str]:
-    try:
-        at, event_id = json.loads(after)
-    except ValueError as error:
-        raise BadRecord("after is not what a page gave") from error
-    if type(at) is not int or not isinstance(event_id, str):
-        raise BadRecord("after is not what a page gave")
-    return at, event_id
 
 
 def _seen(row: Row[Any]) -> Seen:

@@ -6,6 +6,7 @@ It does not read bytes: those come with the record that they hold.
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from streams.core.events import (
@@ -23,6 +24,7 @@ from streams.desk.tables import WAITING
 Fields = dict[str, Any]
 
 
+@lru_cache(1_000, typed=True)
 def text_of(label: Label | None) -> str:
     """A label as it is stored: JSON, so that its type comes back.
 

@@ -131,7 +131,7 @@ scores = _cached(
     Column("model_version", BigInteger, nullable=False),
     Column("learned", BigInteger, nullable=False),
     Column("metrics", Text, nullable=False),
-    Index("scores_by_key", "model_key", "at"),
+    Index("scores_by_time", "at", "offset"),
 )
 
 workers = _cached(

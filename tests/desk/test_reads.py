@@ -4,7 +4,7 @@ import pytest
 
 from streams.core.errors import BadRecord, NotFound
 from streams.core.events import ACCEPT, CORRECT, DeadLetter
-from streams.desk.reads import Filter
+from streams.desk.filters import Filter
 from tests.desk.desks import Desk, feedback, outcome, prediction
 
 
