@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streams.core.errors import ConfigError, Conflict, Mistake, StreamsError
@@ -161,6 +162,22 @@ class Doors:
             raise Conflict("this page is out of date: load it again")
         self.writes.take(person.name, self._clock(), cost)
         return person
+
+    def caller(self, request: Request) -> Person | None:
+        """Who asks the API: a tool by its token, or a page of ours; None if nobody who may.
+
+        Raises:
+            HTTPException: He has changed much just now.
+        """
+        try:
+            if request.method in ("GET", "HEAD"):
+                return self.person(request)
+            return self.writer(request)
+        except (NotSignedIn, Conflict):
+            return None
+        except TooOften as error:
+            after = {"retry-after": f"{error.after_s:.0f}"}
+            raise HTTPException(429, str(error), after) from error
 
     def csrf(self, connection: HTTPConnection) -> str:
         """What the page that is given out has to bring along."""
