@@ -30,19 +30,19 @@ from starlette.staticfiles import StaticFiles
 
 from streams.core.errors import BadRecord, Conflict, NotFound, StreamsError, Unavailable
 from streams.core.events import CORRECT, Label
-from streams.desk import views
+from streams.desk import charts, views
+from streams.desk.asked import FILTERS, filter_of, form_of, json_of, path_of
 from streams.desk.board import Board
 from streams.desk.doors import COOKIE, CSRF, Doors, NotSignedIn, SecurityHeaders, TooOften
 from streams.desk.live import HELD
 from streams.desk.outbox import Confirmed, Verdict
 from streams.desk.people import ANSWER, OPERATE, READ, SESSION_S, Person, check_scopes
-from streams.desk.reads import Filter
+from streams.desk.quality import quality
 from streams.desk.templating import Templates
 
 HERE = Path(__file__).parent
 AHEAD = 3
 """Items that a browser holds: the one on screen, and the next."""
-MOST_BYTES = 256 << 10
 MOST_AT_ONCE = 200
 LOOKS_S, STILL_S = 0.1, 15.0
 PROBLEMS: Mapping[type[Exception], tuple[int, str]] = {
@@ -74,6 +74,8 @@ class _Pages:
             "/browse/lanes": self._lanes,
             "/event": self._event,
             "/event/line": self._line,
+            "/quality": self._quality,
+            "/quality/body": self._quality_body,
             "/trouble": self._trouble,
             "/trouble/body": self._trouble_body,
             "/health-line": self._health_line,
@@ -110,12 +112,18 @@ class _Pages:
     # Signing in
 
     def _show_sign_in(self, request: Request) -> Response:
-        return self._render(request, "sign_in.html", None, to=_inside(request), refused=None)
+        return self._render(
+            request,
+            "sign_in.html",
+            None,
+            to=path_of(request.query_params.get("to", "")),
+            refused=None,
+        )
 
     async def _sign_in(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await form_of(request)
         name, password = form.get("name", ""), form.get("password", "")
-        to = _path(form.get("to", ""))
+        to = path_of(form.get("to", ""))
         person = await run_in_threadpool(self._checked, request, name, password)
         if person is None:
             refused = "That is not a name and its password."
@@ -134,7 +142,9 @@ class _Pages:
         self._doors.sign_ins.take(f"at {address}", self._board.clock())
         person = self._doors.people.use_link(request.path_params["secret"], self._board.clock())
         if person is None:
-            raise NotFound("this link was used before, or is too old: sign in, or ask for a new one")
+            raise NotFound(
+                "this link was used before, or is too old: sign in, or ask for a new one"
+            )
         return self._let_in(person, "/queue")
 
     def _let_in(self, person: Person, to: str) -> Response:
@@ -151,7 +161,7 @@ class _Pages:
         return answer
 
     async def _sign_out(self, request: Request) -> Response:
-        form = await _form(request)
+        form = await form_of(request)
         if form.get("csrf") != self._doors.csrf(request):
             raise Conflict("this page is out of date: load it again")
         await run_in_threadpool(self._end, request)
@@ -188,16 +198,14 @@ class _Pages:
             return []
 
     def _browse(self, request: Request, person: Person) -> Response:
-        query = {name: request.query_params.get(name, "") for name in _FILTERS}
+        query = {name: request.query_params.get(name, "") for name in FILTERS}
         search = urlencode({name: value for name, value in query.items() if value})
-        lanes = self._board.reads.lanes(_filter(query))
-        return self._render(
-            request, "browse.html", person, lanes=lanes, query=query, search=search
-        )
+        lanes = self._board.reads.lanes(filter_of(query))
+        return self._render(request, "browse.html", person, lanes=lanes, query=query, search=search)
 
     def _lanes(self, request: Request, person: Person) -> Response:
-        query = {name: request.query_params.get(name, "") for name in _FILTERS}
-        lanes = self._board.reads.lanes(_filter(query))
+        query = {name: request.query_params.get(name, "") for name in FILTERS}
+        lanes = self._board.reads.lanes(filter_of(query))
         return self._render(request, "lanes.html", person, lanes=lanes)
 
     def _event(self, request: Request, person: Person) -> Response:
@@ -215,6 +223,18 @@ class _Pages:
     def _time_line(self, story: Any) -> dict[str, Any]:
         held = self._board.work.holder(story.event_id, self._board.clock())
         return {"moments": [views.happened(each) for each in story.moments], "held": held}
+
+    def _quality(self, request: Request, person: Person) -> Response:
+        return self._render(request, "quality.html", person, **self._figures())
+
+    def _quality_body(self, request: Request, person: Person) -> Response:
+        return self._render(request, "quality_body.html", person, **self._figures())
+
+    def _figures(self) -> dict[str, Any]:
+        task = self._board.about.task
+        found = quality(self._board.store, self._board.clock())
+        metric = charts.main_metric(task)
+        return {"quality": found, "drawn": charts.drawn(found, task), "metric": metric.capitalize()}
 
     def _trouble(self, request: Request, person: Person) -> Response:
         return self._render(request, "trouble.html", person, trouble=self._board.reads.trouble())
@@ -283,7 +303,7 @@ class _Pages:
         typed = fields.pop("typed")
         if typed is not None and fields["kind"] == CORRECT:
             label = self._typed(typed)
-        return Verdict(label=label, **{name: value for name, value in fields.items() if value})  # type: ignore[arg-type]
+        return Verdict(label=label, **{name: value for name, value in fields.items() if value})
 
     def _typed(self, text: str) -> Label:
         """The label that somebody wrote."""
@@ -338,7 +358,7 @@ class _Pages:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def write(request: Request) -> Response:
             person = await run_in_threadpool(self._doors.writer, request)
-            body = await _json(request)
+            body = await json_of(request)
             return JSONResponse(await run_in_threadpool(work, person, body))
 
         return write
@@ -383,84 +403,5 @@ class _Pages:
         return shown
 
 
-_FILTERS = (
-    *("text", "label", "confidence_from", "confidence_to", "model_version"),
-    *("route", "answered", "reviewer", "channel"),
-)
-
-
-def _filter(query: Mapping[str, str]) -> Filter:
-    """The filter that a form asks for; BadRecord if a number is none."""
-    return Filter(
-        label=_label(query["label"]),
-        confidence_from=_number(query, "confidence_from"),
-        confidence_to=_number(query, "confidence_to"),
-        model_version=None if not query["model_version"] else int(_number(query, "model_version") or 0),
-        route=query["route"] or None,
-        channel=query["channel"] or None,
-        reviewer=query["reviewer"] or None,
-        text=query["text"] or None,
-        answered={"yes": True, "no": False}.get(query["answered"]),
-    )
-
-
-def _label(text: str) -> Label | None:
-    if not text:
-        return None
-    try:
-        label = json.loads(text)
-    except ValueError:
-        return text
-    return label if isinstance(label, bool | int | float | str) else text
-
-
-def _number(query: Mapping[str, str], name: str) -> float | None:
-    text = query[name].strip()
-    if not text:
-        return None
-    try:
-        number = float(text.replace(",", "."))
-    except ValueError as error:
-        raise BadRecord(f"{name} = {text!r} is not a number") from error
-    if not -1e15 < number < 1e15:
-        raise BadRecord(f"{name} = {text!r} is too large")
-    return number
-
-
 def _saved(done: Confirmed) -> Mapping[str, Any]:
     return {"saved": True, "event_id": done.event_id, "feedback_id": done.feedback_id}
-
-
-def _inside(request: Request) -> str:
-    return _path(request.query_params.get("to", ""))
-
-
-def _path(to: str) -> str:
-    """A page of ours, and never another site's."""
-    return to if to.startswith("/") and not to.startswith(("//", "/\\")) else "/queue"
-
-
-async def _body(request: Request) -> bytes:
-    """What came, up to a size."""
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MOST_BYTES:
-            raise BadRecord(f"this is more than the {MOST_BYTES >> 10} kB that are taken at once")
-    return body
-
-
-async def _json(request: Request) -> Mapping[str, Any]:
-    body = await _body(request)
-    try:
-        told = json.loads(body.decode())
-    except ValueError as error:
-        raise BadRecord("the body is not JSON in UTF-8") from error
-    if not isinstance(told, dict):
-        raise BadRecord("the body has to be an object")
-    return told
-
-
-async def _form(request: Request) -> dict[str, str]:
-    request._body = await _body(request)  # read by its size before it is parsed
-    return {name: value for name, value in (await request.form()).items() if isinstance(value, str)}

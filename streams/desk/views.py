@@ -260,9 +260,7 @@ def _rows(features: Features, told: Sequence[Contribution], *, hidden: bool) -> 
 
 
 def _why(basis: Basis) -> str:
-    towards = (
-        "raises the value" if basis.towards is None else f"speaks for {words(basis.towards)}"
-    )
+    towards = "raises the value" if basis.towards is None else f"speaks for {words(basis.towards)}"
     against = "" if basis.against is None else f" and against {words(basis.against)}"
     rest = f"all others {basis.others:+.3g}, bias {basis.bias:+.3g}"
     return (

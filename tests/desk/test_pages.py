@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from streams.desk.doors import Doors, Proxy
-from streams.desk.pages import MOST_BYTES, pages
+from streams.core.events import Score
+from streams.desk.asked import MOST_BYTES
+from streams.desk.doors import COOKIE, Doors, Proxy
+from streams.desk.pages import pages
 from streams.desk.people import People
 from streams.desk.store import open_store
-from tests.desk.desks import Desk
+from tests.desk.desks import Desk, feedback
 
 PASSWORD = "correct horse"
 EVIL = "<script>alert('x')</script>\"/../'"
@@ -34,20 +36,21 @@ def doors(desk: Desk) -> Doors:
     """Ann is a reviewer, Olga an operator, and a proxy is trusted."""
     people = People(desk.store)
     people.add("ann", "reviewer", 0, PASSWORD)
-    people.add("olga", "operator", 0, PASSWORD)
+    people.add("olga", "operator", 0)
     return Doors(people, lambda: desk.now, Proxy("x-user", ["10.0.0.0/8"]))
 
 
 @pytest.fixture
-def client(desk: Desk, doors: Doors) -> TestClient:
+def client(desk: Desk, doors: Doors) -> Iterator[TestClient]:
     """A browser that nobody has signed in with."""
-    return TestClient(pages(desk.board(), doors), headers=HTML)
+    with TestClient(pages(desk.board(), doors), headers=HTML) as opened:
+        opened.app_state["doors"] = doors
+        yield opened
 
 
 def sign_in(client: TestClient, name: str = "ann") -> TestClient:
     """The browser, signed in."""
-    form = {"name": name, "password": PASSWORD, "to": "/queue"}
-    assert client.post("/sign-in", data=form).status_code == 200
+    client.cookies.set(COOKIE, client.app_state["doors"].people.new_session(name, 1_000))
     return client
 
 
@@ -143,7 +146,7 @@ def test_what_changes_something_has_to_come_from_our_page(desk: Desk, client: Te
         ({"event_id": "one", "kind": "praise"}, "praise"),
         ({"event_id": 7, "kind": "accept"}, "event_id has to be text"),
         ({"event_id": "one", "kind": "reject", "comment": "x" * 5000}, "5,000 characters"),
-        ({"event_id": "one", "kind": "reject", "comment": "\ud800"}, "Unicode"),
+        ({"event_id": "one", "kind": "reject", "comment": "a\0b"}, "zero"),
         ({"event_id": "one", "kind": "reject", "lease": "old"}, "lease"),
         ("nothing", "object"),
     ],
@@ -218,3 +221,15 @@ def test_a_filter_that_is_none_is_refused_on_a_page(client: TestClient) -> None:
         answer = sign_in(client).get(f"/browse?{query}")
         assert answer.status_code == 422
         assert "<h1>This cannot be used</h1>" in answer.text
+
+
+def test_quality_is_drawn_of_nothing_and_of_something(desk: Desk, client: TestClient) -> None:
+    assert "Nothing was learned yet." in sign_in(client).get("/quality").text
+    desk.ask("one", "two")
+    desk.take(feedback("one", "correct", True), feedback("two", "correct", False))
+    metrics = {"accuracy.rolling": 0.75, "accuracy.frozen": 0.5, "accuracy.baseline": 0.5}
+    desk.take(Score("", 7, 4, metrics, 0), Score("", 9, 6, metrics, 0))
+    page = client.get("/quality").text
+    assert "accuracy after 6 lessons: model 75%, frozen 50%, baseline 50%" in page
+    assert "70% sure: 50% right of 2" in page
+    assert page.count('<th scope="row">ann</th>') == 1
