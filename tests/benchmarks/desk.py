@@ -81,9 +81,15 @@ def _fill(lab: Lab, names: dict[str, str]) -> None:
     def wanted() -> Iterator[tuple[bytes, bytes]]:
         for number in range(0, asked + others, 2):
             made = _prediction(number, REVIEW)
-            common = {name: getattr(made, name) for name in Review._fields if hasattr(made, name)}
-            more = {"priority": number % 97 / 97, "requested_at": now, "deadline": now + 10**9}
-            yield made.event_id.encode(), reviews(Review(**common, **more))
+            fields = made._asdict()
+            del fields["route"]
+            asks = Review(
+                **fields,
+                priority=number % 97 / 97,
+                requested_at=now,
+                deadline=now + 10**9,
+            )
+            yield made.event_id.encode(), reviews(asks)
 
     lab.feed(names[PREDICTIONS], said())
     lab.feed(names[REVIEWS], wanted())

@@ -123,7 +123,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"event_id": "a", "verdict": CORRECT, "label": 10**400}, 422, "label"),
     ({"event_id": "a", "verdict": "maybe"}, 422, "verdict"),
     ({"event_id": "a", "verdict": ACCEPT, "comment": "x" * 1_000_000}, 422, "comment"),
-    ({"event_id": "a", "verdict": ACCEPT, "coment": "x"}, 422, "coment"),
+    ({"event_id": "a", "verdict": ACCEPT, "remark": "x"}, 422, "remark"),
     ({"event_id": "a", "verdict": ACCEPT, "lease": "0" * 32}, 409, "has ended"),
     ({"event_id": "a/'\"\\", "verdict": ACCEPT}, 404, "no event"),
     ({"event_id": "\x00", "verdict": ACCEPT}, 422, "event_id"),
