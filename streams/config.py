@@ -265,6 +265,26 @@ class Settings:
             _number(0, "seconds", above=True),
         ),
     )
+    desk_url: Secret | None = field(
+        default=None,
+        metadata=_told(
+            "The desk's database, postgresql://… or sqlite:///…; a file in the state directory without it.",
+            SECRET,
+        ),
+    )
+    desk_host: str = field(
+        default="127.0.0.1", metadata=_told("The address that the desk listens on.", TEXT)
+    )
+    desk_port: int = field(
+        default=8765,
+        metadata=_told("The port for it; 0 is one that is free.", _whole(0, 65535, "ports")),
+    )
+    desk_lease_s: float = field(
+        default=300.0,
+        metadata=_told(
+            "How long a reviewer holds an item that he does not answer.", _number(5, "seconds")
+        ),
+    )
     failpoints: tuple[Armed, ...] = field(
         default=(),
         metadata=_told(

@@ -70,9 +70,12 @@ class Read(NamedTuple):
 class Folding:
     """Keeps the projection's tables.
 
+    Attributes:
+        topic_ids: By topic, its identity: one that was made anew is not read on.
+        unreadable: Records that were none.
+
     Args:
         decode: The record that bytes hold; BadRecord if none.
-        topic_ids: By topic, its identity: one that was made anew is not read on.
         keep: How many predictions that nobody is asked about are kept.
     """
 
@@ -80,14 +83,14 @@ class Folding:
         self,
         rules: Rules,
         decode: Callable[[bytes], Any],
-        topic_ids: Mapping[str, str],
         *,
         is_sqlite: bool,
         keep: int = KEEP,
     ) -> None:
-        self._rules, self._decode, self._topic_ids = rules, decode, topic_ids
+        self._rules, self._decode = rules, decode
         self._insert: Any = (sqlite if is_sqlite else postgresql).insert
         self._keep, self._unpruned, self._clock = keep, PRUNED_EVERY, 0
+        self.topic_ids: Mapping[str, str] = {}
         self.unreadable = 0
 
     def positions(self, connection: Connection) -> dict[tuple[str, int], int]:
@@ -98,7 +101,7 @@ class Folding:
         """
         found = {}
         for row in connection.execute(select(positions)):
-            if self._topic_ids.get(row.topic, row.topic_id) != row.topic_id:
+            if self.topic_ids.get(row.topic, row.topic_id) != row.topic_id:
                 message = (
                     f"topic {row.topic} was made anew since the desk has read it: "
                     "stop the desk and run `counterpoint desk rebuild`"
@@ -139,7 +142,7 @@ class Folding:
 
     def _advance(self, connection: Connection, read: Iterable[Read]) -> None:
         for each in read:
-            row = each._asdict() | {"topic_id": self._topic_ids.get(each.topic, "")}
+            row = each._asdict() | {"topic_id": self.topic_ids.get(each.topic, "")}
             forward = (
                 self._insert(positions)
                 .values(row)

@@ -29,7 +29,7 @@ log = logging.getLogger("counterpoint.desk")
 
 CHANNEL = "desk"
 MAX_COMMENT, MAX_ID_BYTES = 4_000, 512
-CHUNK = 2_000
+CHUNK, STOP_S = 2_000, 3.0
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 Deliver = Callable[[Sequence[Feedback]], None]
 
@@ -76,6 +76,7 @@ class Outbox:
     Args:
         rules: What the loop says about verdicts.
         decode: The record of its stored bytes.
+        check: Raises BadRecord on a verdict that cannot be written: one in the outbox would hold up all others.
         wake: Called when there is something to deliver.
     """
 
@@ -84,9 +85,11 @@ class Outbox:
         store: Store,
         rules: Rules,
         decode: Callable[[bytes], Any],
+        check: Callable[[Feedback], object] = lambda feedback: None,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        self._store, self._rules, self._decode, self.wake = store, rules, decode, wake
+        self._store, self._rules, self._decode = store, rules, decode
+        self._check, self.wake = check, wake
 
     def confirm(self, reviewer: str, verdict: Verdict, now: int) -> Confirmed:
         """Stores a verdict; once this returns, it will be delivered.
@@ -97,6 +100,7 @@ class Outbox:
             Conflict: Its time is over, its lease is, another person holds the item, or it was said already.
         """
         feedback = _feedback(reviewer, verdict, now)
+        self._check(feedback)
         with self._store.writing() as connection:
             confirmed = self._confirm(connection, feedback, verdict.lease, now)
         self.wake()
@@ -329,7 +333,8 @@ class Sender:
         """Ends; what is undelivered stays in the outbox."""
         self._ending.set()
         self._woken.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join(STOP_S)  # who waits for Kafka waits longer than a stop may take
 
     def _run(self) -> None:
         failures = 0

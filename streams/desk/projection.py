@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
 from sqlalchemy.exc import OperationalError
 
 from streams.core import topics as names
-from streams.core.errors import Conflict, Unavailable
+from streams.core.errors import StreamsError, Unavailable
 from streams.core.events import (
     DeadLetter,
     Feedback,
@@ -75,6 +75,7 @@ class Projection:
     Args:
         kafka: Connection settings, in librdkafka's names.
         topics: By suffix, the names of the loop's topics.
+        topic_ids: Asks for the identities of the topics.
         keep: Of predictions that nobody is asked about, those older than so many in their partition are not read.
     """
 
@@ -85,10 +86,12 @@ class Projection:
         store: Store,
         folding: Folding,
         pulse: Pulse,
+        topic_ids: Callable[[], Mapping[str, str]],
         keep: int = KEEP,
     ) -> None:
         self._kafka, self._topics, self._keep = kafka, topics, keep
         self._store, self._folding, self._pulse = store, folding, pulse
+        self._topic_ids = topic_ids
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="desk-projection", daemon=True)
         self._position: dict[Place, int] = {}
@@ -129,7 +132,7 @@ class Projection:
             before = self.taken
             try:
                 self._follow()
-            except (KafkaException, Unavailable, Conflict, OperationalError) as error:
+            except (KafkaException, StreamsError, OperationalError) as error:
                 failures = 0 if self.taken > before else failures
                 self.trouble = _in_words(error)
                 log.warning("the desk does not read on: %s", self.trouble)
@@ -138,6 +141,7 @@ class Projection:
 
     def _follow(self) -> None:
         """Reads on from the stored positions."""
+        self._folding.topic_ids = self._topic_ids()
         with self._store.reading() as connection:
             stored = self._folding.positions(connection)
         first, second = Consumer({**CONSUMER, **self._kafka}), Consumer({**CONSUMER, **self._kafka})

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 
 from streams.desk.store import Store, open_store
 from tests.desk.desks import Desk
 from tests.desk.postgres import PostgreSQL
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgreSQL]:
-    """A server for the whole run."""
-    with TemporaryDirectory(prefix="counterpoint-pg-", ignore_cleanup_errors=True) as folder:
-        server = PostgreSQL(Path(folder))
-        server.start()
-        yield server
-        server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -40,12 +40,12 @@ class Desk:
         self.folding = self.new_folding()
         self.pulse = Pulse()
         self.work = Work(store, CODEC.decode, lease_s)
-        self.outbox = Outbox(store, rules, CODEC.decode)
+        self.outbox = Outbox(store, rules, CODEC.decode, CODEC.encoder(Feedback, ""))
         self.reads = Reads(store, CODEC.decode, rules.window_ms)
 
     def new_folding(self) -> Folding:
         """As a new process has it."""
-        return Folding(self.rules, CODEC.decode, {}, is_sqlite=self.store.is_sqlite)
+        return Folding(self.rules, CODEC.decode, is_sqlite=self.store.is_sqlite)
 
     def board(self, retry: Callable[[int, int], str] = lambda partition, offset: "sent") -> Board:
         """What pages ask."""

@@ -23,6 +23,10 @@ def binaries() -> Path:
     """Where the newest PostgreSQL of this machine is; as root it is installed if there is none."""
     if not _found() and os.geteuid() == 0 and shutil.which("apt-get"):
         environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        config = Path("/etc/postgresql-common/createcluster.conf")
+        config.parent.mkdir(exist_ok=True)
+        if not config.exists():  # else the package starts a server of its own
+            config.write_text("create_main_cluster = false\n")
         for command in ("update", "install -y --no-install-recommends postgresql"):
             argv = ["apt-get", "-q", *command.split()]
             subprocess.run(argv, env=environ, check=True, stdout=subprocess.DEVNULL)

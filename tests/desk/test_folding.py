@@ -98,18 +98,18 @@ def test_what_was_taken_is_not_taken_again(desk: Desk) -> None:
 
 
 def test_a_topic_that_was_made_anew_is_not_read_on(desk: Desk) -> None:
-    folding = Folding(RULES, CODEC.decode, {"t": "one"}, is_sqlite=desk.store.is_sqlite)
+    folding, other = desk.new_folding(), desk.new_folding()
+    folding.topic_ids, other.topic_ids = {"t": "one"}, {"t": "two"}
     with desk.store.projecting() as connection:
         folding.take(connection, [], [Read("t", 0, 5)])
     with desk.store.reading() as connection:
         assert folding.positions(connection) == {("t", 0): 5}
-        other = Folding(RULES, CODEC.decode, {"t": "two"}, is_sqlite=desk.store.is_sqlite)
         with pytest.raises(Conflict, match="counterpoint desk rebuild"):
             other.positions(connection)
 
 
 def test_the_newest_unasked_are_kept_and_all_that_people_are_asked_about(desk: Desk) -> None:
-    folding = Folding(RULES, CODEC.decode, {}, is_sqlite=desk.store.is_sqlite, keep=10)
+    folding = Folding(RULES, CODEC.decode, is_sqlite=desk.store.is_sqlite, keep=10)
     desk.folding = folding
     desk.ask("asked")
     for number in range(3):

@@ -37,9 +37,9 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize(("wanted", "event_ids"), FILTERS, ids=lambda given: str(given)[:60])
-def test_browse_filters(filled: Desk, wanted: Filter, event_ids: list[str]) -> None:
-    assert [seen.event_id for seen in filled.reads.browse(wanted).rows] == event_ids
+def test_browse_filters(filled: Desk) -> None:
+    for wanted, event_ids in FILTERS:
+        assert [seen.event_id for seen in filled.reads.browse(wanted).rows] == event_ids, wanted
 
 
 def test_pages_follow_each_other_without_gaps(filled: Desk) -> None:
