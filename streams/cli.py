@@ -16,6 +16,7 @@ import click
 
 from streams import administer, revise, terminal
 from streams.core.errors import Unavailable
+from streams.reviewers import reviewers
 from streams.terminal import HELP, as_json, found, on_kafka, on_loop, print_json, print_table, say
 
 ROLES = ("predictor", "joiner", "learner", "intake")
@@ -315,7 +316,13 @@ def config(as_json: bool, bootstrap: str | None) -> None:
         print_table(show.settings(fields))
 
 
-for group in (administer.topics, administer.dead_letters, administer.models, administer.desk):
+for group in (
+    administer.topics,
+    administer.dead_letters,
+    administer.models,
+    administer.desk,
+    reviewers,
+):
     commands.add_command(group)
 for command in revise.COMMANDS:
     administer.models.add_command(command)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,13 @@ from streams.core.errors import ConfigError, Unavailable
 from streams.core.events import Feedback
 from streams.core.verdicts import Rules
 from streams.desk.api import make_api
-from streams.desk.board import About, Board, Health
+from streams.desk.board import About, Board, Health, now_ms
+from streams.desk.doors import Doors, Proxy
 from streams.desk.folding import Folding
 from streams.desk.live import Pulse
 from streams.desk.outbox import Deliver, Outbox, Sender
-from streams.desk.people import People, Person
+from streams.desk.pages import pages
+from streams.desk.people import People
 from streams.desk.projection import FOLLOWED, Projection
 from streams.desk.reads import Reads
 from streams.desk.serving import listen, serve
@@ -72,7 +74,11 @@ def run_desk(reference: str, worker: str | None, settings: Settings) -> int:
         with opened(loop, settings) as desk:
             desk.projection.start()
             desk.sender.start()
-            serve(application(desk.board), listening, desk.board.pulse.end)
+            serve(
+                application(desk.board, doors_of(desk.board, settings)),
+                listening,
+                desk.board.pulse.end,
+            )
     finally:
         slot.release()
     return 0
@@ -206,15 +212,32 @@ def _retry(parts: Parts, partition: int, offset: int) -> str:
     return f"sent to {letter.letter.topic} again"
 
 
-def application(board: Board) -> Any:
+def application(board: Board, doors: Doors) -> Any:
     """What is served."""
-    people = People(board.store)
+    api = Mount("/api/v1", make_api(board, doors.caller))
+    return Starlette(routes=[*probes(board), api, Mount("/", pages(board, doors))])
 
-    def who(request: Request) -> Person | None:
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        return people.by_token(token) if kind.lower() == "bearer" and token else None
 
-    return Starlette(routes=[*probes(board), Mount("/api/v1", make_api(board, who))])
+def doors_of(board: Board, settings: Settings) -> Doors:
+    """Who may come in, and how."""
+    proxy = None
+    if settings.desk_user_header is not None:
+        proxy = Proxy(settings.desk_user_header, settings.desk_trusted)
+    secure = (settings.desk_public_url or "").startswith("https:")
+    return Doors(People(board.store), board.clock, proxy, secure=secure)
+
+
+def link(loop: Loop, settings: Settings, name: str) -> str:
+    """A link to the loop's desk that signs somebody in, once.
+
+    Raises:
+        NotFound: There is no such person.
+    """
+    store = open_store(desk_url(loop, settings), loop.name)
+    with closing(store):
+        secret = People(store).new_link(name, now_ms())
+    here = f"http://{settings.desk_host}:{settings.desk_port}"
+    return f"{settings.desk_public_url or here}/enter/{secret}"
 
 
 def probes(board: Board) -> list[Route]:

@@ -25,10 +25,12 @@ def test_a_desk_without_kafka_is_alive_and_not_ready_and_says_what_is_wrong(tmp_
     with opening.opened(load("phishing"), settings(tmp_path)) as desk:
         desk.projection.start()
         await_that(lambda: desk.projection.trouble, what="trouble")
-        with TestClient(opening.application(desk.board)) as client:
+        doors = opening.doors_of(desk.board, settings(tmp_path))
+        with TestClient(opening.application(desk.board, doors)) as client:
             assert client.get("/healthz").text == "alive"
             assert client.get("/readyz").status_code == 503
             assert client.get("/api/v1/reviews").status_code == 401
+            assert "Sign in" in client.get("/", headers={"accept": "text/html"}).text
         health = desk.board.health()
         assert not health.ready
         assert "127.0.0.1:1" in (health.trouble or "")

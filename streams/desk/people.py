@@ -200,8 +200,14 @@ class People:
             connection.execute(delete(sessions).where(sessions.c.hash == _digest(secret)))
 
     def new_link(self, name: str, now: int) -> str:
-        """The secret of a link that signs somebody in, once."""
+        """The secret of a link that signs somebody in, once.
+
+        Raises:
+            NotFound: There is no such person.
+        """
         with self._store.writing() as connection:
+            if _role(connection, name) is None:
+                raise _nobody(name)
             return _issue(connection, links, name, now + LINK_S * 1000)
 
     def use_link(self, secret: str, now: int) -> Person | None:
