@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from streams.core.errors import BadRecord, Conflict, NotFound, Unavailable
 from streams.core.events import RETRACT, VERDICTS, Feedback, Label
 from streams.core.verdicts import Rules, lesson
+from streams.desk import queries
 from streams.desk.rows import as_prediction
 from streams.desk.store import Store
-from streams.desk.tables import bodies, leases, outbox, predictions, reviews, verdicts
+from streams.desk.tables import outbox
 
 log = logging.getLogger("counterpoint.desk")
 
@@ -101,8 +102,9 @@ class Outbox:
         """
         feedback = _feedback(reviewer, verdict, now)
         self._check(feedback)
-        with self._store.writing() as connection:
-            confirmed = self._confirm(connection, feedback, verdict.lease, now)
+        confirmed = self._store.write(
+            lambda connection: self._confirm(connection, feedback, verdict.lease, now)
+        )
         self.wake()
         return confirmed
 
@@ -128,38 +130,27 @@ class Outbox:
 
     def last(self, reviewer: str) -> Feedback | None:
         """The last verdict of a reviewer that was not taken back."""
-        newest = (
-            select(outbox.c.said)
-            .where(outbox.c.reviewer == reviewer, outbox.c.settles)
-            .order_by(outbox.c.number.desc())
-            .limit(1)
-        )
         with self._store.reading() as connection:
-            said = connection.scalar(newest)
+            said = connection.scalar(queries.LAST, {"who": reviewer})
         return None if said is None else Feedback(**json.loads(said))
 
     def undelivered(self) -> int:
         """How many verdicts wait for Kafka."""
-        wait = select(func.count()).select_from(outbox).where(outbox.c.delivered_at.is_(None))
         with self._store.reading() as connection:
-            return connection.scalar(wait) or 0
+            return connection.scalar(queries.UNDELIVERED) or 0
 
     def _confirm(
         self, connection: Connection, feedback: Feedback, lease: str | None, now: int
     ) -> Confirmed:
-        known = connection.execute(
-            select(outbox).where(outbox.c.feedback_id == feedback.feedback_id)
-        ).first()
+        known = connection.execute(queries.CONFIRMED, {"id": feedback.feedback_id}).first()
         if known is not None:
             return _again(known, feedback)
         _check_lease(connection, feedback, lease, now)
         self._check_lesson(connection, feedback, now)
         _check_said(connection, feedback)
         takes_back = feedback.verdict == RETRACT
-        settled = outbox.c.event_id == feedback.event_id
-        if takes_back:
-            settled &= outbox.c.reviewer == feedback.reviewer
-        connection.execute(update(outbox).where(settled).values(settles=False))
+        event = {"of": feedback.event_id, "who": feedback.reviewer}
+        connection.execute(queries.UNSETTLE_MINE if takes_back else queries.UNSETTLE, event)
         row = {
             "feedback_id": feedback.feedback_id,
             "event_id": feedback.event_id,
@@ -169,26 +160,19 @@ class Outbox:
             "confirmed_at": now,
         }
         try:
-            connection.execute(insert(outbox).values(row))
+            connection.execute(queries.STORE, row)
         except IntegrityError as error:  # the same verdict, by another thread, just now
             message = f"verdict {feedback.feedback_id!r} is being stored: ask again"
             raise Conflict(message) from error
-        connection.execute(delete(leases).where(leases.c.event_id == feedback.event_id))
+        connection.execute(queries.RELEASE_EVENT, event)
         return Confirmed(feedback.feedback_id, feedback.event_id, now, None)
 
     def _check_lesson(self, connection: Connection, feedback: Feedback, now: int) -> None:
         event_id = feedback.event_id
-        found = connection.execute(
-            select(predictions.c.at, bodies.c.value)
-            .join_from(predictions, bodies, predictions.c.event_id == bodies.c.event_id)
-            .where(predictions.c.event_id == event_id)
-        ).first()
+        event = {"of": event_id}
+        found: Any = connection.execute(queries.PREDICTED, event).first()
         if found is None:
-            found = connection.execute(
-                select(reviews.c.requested_at, reviews.c.value).where(
-                    reviews.c.event_id == event_id
-                )
-            ).first()
+            found = connection.execute(queries.ASKED_AT, event).first()
         if found is None:
             message = f"no event {event_id!r} was predicted, as far as this desk remembers"
             raise NotFound(message)
@@ -251,9 +235,8 @@ def _again(known: Any, feedback: Feedback) -> Confirmed:
 
 
 def _check_lease(connection: Connection, feedback: Feedback, lease: str | None, now: int) -> None:
-    held = connection.execute(
-        select(leases).where(leases.c.event_id == feedback.event_id, leases.c.until > now)
-    ).first()
+    event = {"of": feedback.event_id, "now": now}
+    held = connection.execute(queries.HOLDER, event).first()
     mine = held is not None and held.reviewer == feedback.reviewer
     if lease is not None and not (mine and held is not None and held.token == lease):
         message = (
@@ -271,21 +254,12 @@ def _check_lease(connection: Connection, feedback: Feedback, lease: str | None, 
 
 def _check_said(connection: Connection, feedback: Feedback) -> None:
     """A reviewer does not say the same twice, and takes back only what he said."""
-    own = (
-        select(outbox.c.said)
-        .where(outbox.c.event_id == feedback.event_id, outbox.c.reviewer == feedback.reviewer)
-        .order_by(outbox.c.number.desc())
-        .limit(1)
-    )
-    said = connection.scalar(own)
+    event = {"of": feedback.event_id, "who": feedback.reviewer}
+    said = connection.scalar(queries.SAID, event)
     before = None if said is None else Feedback(**json.loads(said))
     if feedback.verdict == RETRACT:
-        elsewhere = select(verdicts.c.offset).where(
-            verdicts.c.event_id == feedback.event_id,
-            verdicts.c.reviewer == feedback.reviewer,
-            verdicts.c.verdict != RETRACT,
-        )
-        spoke = before is not None or connection.execute(elsewhere).first() is not None
+        elsewhere = connection.execute(queries.SAID_ELSEWHERE, event)
+        spoke = before is not None or elsewhere.first() is not None
         if not spoke or (before is not None and before.verdict == RETRACT):
             message = (
                 f"you have said nothing about event {feedback.event_id!r} that could be taken back"
@@ -357,26 +331,16 @@ class Sender:
         Raises:
             Unavailable: Kafka did not take them all; they will be sent again, under the same ids.
         """
-        oldest = (
-            select(outbox.c.number, outbox.c.said)
-            .where(outbox.c.delivered_at.is_(None))
-            .order_by(outbox.c.number)
-            .limit(CHUNK)
-        )
         with self._store.reading() as connection:
-            rows = connection.execute(oldest).all()
+            rows = connection.execute(queries.OLDEST, {"many": CHUNK}).all()
         if not rows:
             return 0
         if self._deliver is None:
             self._deliver = self._connect()
         self._deliver([Feedback(**json.loads(row.said)) for row in rows])
-        numbers = [row.number for row in rows]
-        with self._store.writing() as connection:
-            connection.execute(
-                update(outbox)
-                # of those that were sent: with PostgreSQL a smaller number may be committed later
-                .where(outbox.c.number.in_(numbers))
-                .values(delivered_at=int(time() * 1000))
-            )
+        # By number: with PostgreSQL a smaller one may be committed later, and is not among them.
+        sent = outbox.c.number.in_([row.number for row in rows])
+        delivered = update(outbox).where(sent).values(delivered_at=int(time() * 1000))
+        self._store.write(lambda connection: connection.execute(delivered))
         self._told(len(rows))
         return len(rows)

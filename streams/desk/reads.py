@@ -197,7 +197,7 @@ class Reads:
             select(r.event_id, r.label, r.priority, r.requested_at, r.deadline)
             .add_columns(leases.c.reviewer)
             .join_from(reviews, leases, held & (leases.c.until > now), isouter=True)
-            .where(r.state == WAITING, r.deadline > now)
+            .where(r.state == WAITING, r.deadline + 0 > now)  # as in queries.FREE
             .where(~exists().where(outbox.c.event_id == r.event_id, outbox.c.settles))
             .order_by(r.priority.desc(), r.deadline, r.event_id)
             .limit(max(1, min(limit, MOST)))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text
 from sqlalchemy.exc import ArgumentError, OperationalError
@@ -20,11 +21,40 @@ from sqlalchemy.pool import QueuePool
 from streams.core.errors import ConfigError, Conflict, Mistake, Unavailable
 from streams.desk import tables
 
+T = TypeVar("T")
+
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 BUSY_S = 30
 EXPECTED = "sqlite:///file, or postgresql://user:password@host:port/database"
 CONNECTIONS = 20
 WRITES = "writes"
+
+
+class _Job:
+    """Something to be written, and what came of it."""
+
+    def __init__(self, work: Callable[[Connection], Any]) -> None:
+        self._work = work
+        self.done = False
+        self._made: Any = None
+        self._error: BaseException | None = None
+
+    def run(self, connection: Connection) -> None:
+        connection.exec_driver_sql("SAVEPOINT job")
+        try:
+            self._made = self._work(connection)
+        except BaseException as error:  # noqa: BLE001  whoever asked is told
+            self._error = error
+            connection.exec_driver_sql("ROLLBACK TO job")
+        connection.exec_driver_sql("RELEASE job")
+
+    def fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._made
 
 
 class Store:
@@ -39,6 +69,7 @@ class Store:
         self._projection = projection.execution_options(**{WRITES: True})
         self.is_sqlite = one_writer
         self._writing = threading.Lock() if one_writer else None
+        self._jobs: deque[_Job] = deque()
         self._projecting = threading.Lock() if one_writer else None
 
     @contextmanager
@@ -52,6 +83,35 @@ class Store:
         """To change the desk's own tables, all at once or not at all; the projection can be read."""
         with _held(self._writing), self._written.begin() as connection:
             yield connection
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Changes the desk's own tables, all at once or not at all, and gives what the work gives.
+
+        With SQLite what many want to write at the same time goes to the disk together: a disk takes some hundred
+        transactions a second, whatever is in them.
+        """
+        if self._writing is None:
+            with self._written.begin() as connection:
+                return work(connection)
+        job = _Job(work)
+        self._jobs.append(job)
+        with self._writing:
+            if not job.done:
+                self._run_jobs()
+        made: T = job.result()
+        return made
+
+    def _run_jobs(self) -> None:
+        jobs = [self._jobs.popleft() for _ in range(len(self._jobs))]
+        try:
+            with self._written.begin() as connection:
+                for job in jobs:
+                    job.run(connection)
+        except BaseException as error:  # noqa: BLE001  nothing of it was kept, and each who asked is told
+            for job in jobs:
+                job.fail(error)
+        for job in jobs:
+            job.done = True
 
     @contextmanager
     def projecting(self) -> Iterator[Connection]:

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, and_, delete, exists, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, delete, select
 
 from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.core.events import Review
+from streams.desk import queries
 from streams.desk.store import Store
-from streams.desk.tables import ANSWERED, EXPIRED, WAITING, leases, outbox, postponed, reviews
+from streams.desk.tables import ANSWERED, EXPIRED, leases, postponed
 
 LEASE_S = 300.0
 MOST = 20
@@ -77,23 +77,31 @@ class Work:
         """
         count = max(1, min(count, MOST))
         until = now + self._lease_ms
-        with self._store.writing() as connection:
-            renewed = (
-                update(leases)
-                .where(leases.c.reviewer == reviewer, leases.c.until > now)
-                .values(until=until)
-            )
-            connection.execute(renewed)
-            held = self._mine(connection, reviewer, now)
-            for _ in range(TRIES):
-                missing = count - len(held)
-                if missing <= 0 or self._take(connection, reviewer, now, missing) == 0:
-                    break
-                held = self._mine(connection, reviewer, now)
-            waiting = self._waiting(connection, now)
-        return [
-            Item(self._decode(value), token, until, waiting) for value, token, until in held[:count]
-        ]
+        held, waiting = self._store.write(
+            lambda connection: self._next(connection, reviewer, now, count)
+        )
+        return [Item(self._decode(value), token, until, waiting) for value, token in held]
+
+    def _next(
+        self, connection: Connection, reviewer: str, now: int, count: int
+    ) -> tuple[list[tuple[bytes, str]], int]:
+        """Bytes and leases of the items, and how many wait."""
+        mine = {"who": reviewer, "now": now, "then": now + self._lease_ms}
+        held: list[tuple[bytes, str]] = []
+        if connection.execute(queries.RENEW_MINE, mine).rowcount:
+            held = [(value, token) for value, token in connection.execute(queries.MINE, mine)]
+        for _ in range(TRIES):
+            missing = {"now": now, "many": count - len(held)}
+            if missing["many"] <= 0:
+                break
+            free = connection.execute(queries.FREE, missing).all()
+            for event_id, value in free:
+                token = self._grab(connection, event_id, reviewer, now)
+                if token is not None:
+                    held.append((value, token))
+            if not free:
+                break  # else another was faster with some of them: there may be more
+        return held[:count], self._waiting(connection, now)
 
     def lease(self, reviewer: str, event_id: str, now: int) -> Item:
         """One certain item.
@@ -102,52 +110,61 @@ class Work:
             NotFound: Nobody is asked about the event.
             Conflict: It is answered, or another person holds it.
         """
-        with self._store.writing() as connection:
-            found = connection.execute(
-                select(reviews.c.state, reviews.c.value).where(reviews.c.event_id == event_id)
-            ).first()
-            if found is None:
-                message = f"nobody is asked about event {event_id!r}"
-                raise NotFound(message)
-            answered = exists().where(outbox.c.event_id == event_id, outbox.c.settles)
-            if found.state == ANSWERED or connection.scalar(select(answered)):
-                message = f"event {event_id!r} is answered already"
-                raise Conflict(message)
-            if found.state == EXPIRED:
-                message = f"the deadline of event {event_id!r} has passed: nothing would be learned"
-                raise Conflict(message)
-            until, token = now + self._lease_ms, uuid.uuid4().hex
-            row = {"event_id": event_id, "reviewer": reviewer, "token": token, "until": until}
+        until = now + self._lease_ms
+        value, token, waiting = self._store.write(
+            lambda connection: self._lease(connection, reviewer, event_id, now)
+        )
+        return Item(self._decode(value), token, until, waiting)
+
+    def _lease(
+        self, connection: Connection, reviewer: str, event_id: str, now: int
+    ) -> tuple[bytes, str, int]:
+        event = {"of": event_id, "now": now}
+        found = connection.execute(queries.ASKED, event).first()
+        if found is None:
+            message = f"nobody is asked about event {event_id!r}"
+            raise NotFound(message)
+        if found.state == ANSWERED or connection.execute(queries.SETTLED, event).first():
+            message = f"event {event_id!r} is answered already"
+            raise Conflict(message)
+        if found.state == EXPIRED:
+            message = f"the deadline of event {event_id!r} has passed: nothing would be learned"
+            raise Conflict(message)
+        token = self._grab(connection, event_id, reviewer, now)
+        if token is None:
             # An own lease is renewed, with the token it has: it may be open in another window.
-            if not self._grab(connection, row, now):
-                holder = self._holder(connection, event_id, now)
-                if holder is None or holder.reviewer != reviewer:
-                    raise Conflict(_held_by(event_id, holder, now))
-                token = holder.lease
-                connection.execute(
-                    update(leases).where(leases.c.event_id == event_id).values(until=until)
-                )
-            waiting = self._waiting(connection, now)
-        return Item(self._decode(found.value), token, until, waiting)
+            holder = connection.execute(queries.HOLDER, event).first()
+            if holder is None or holder.reviewer != reviewer:
+                raise Conflict(_held_by(event_id, holder, now))
+            token = str(holder.token)
+            renewed = {"lease": token, "then": now + self._lease_ms}
+            connection.execute(queries.RENEW, renewed)
+        return found.value, token, self._waiting(connection, now)
 
     def renew(self, reviewer: str, lease: str, now: int) -> Held:
         """Holds an item for longer; Conflict if it is not held any more."""
-        with self._store.writing() as connection:
-            held = self._checked(connection, reviewer, lease, now)
-            until = now + self._lease_ms
-            connection.execute(update(leases).where(leases.c.token == lease).values(until=until))
-        return Held(held.event_id, reviewer, lease, until)
+        until = now + self._lease_ms
+
+        def work(connection: Connection) -> Held:
+            held = _checked(connection, reviewer, lease, now)
+            connection.execute(queries.RENEW, {"lease": lease, "then": until})
+            return Held(held.event_id, reviewer, lease, until)
+
+        return self._store.write(work)
 
     def release(self, reviewer: str, lease: str, now: int) -> None:
         """Gives an item back, for anybody to have; Conflict if it is not held any more."""
-        with self._store.writing() as connection:
-            self._checked(connection, reviewer, lease, now)
-            connection.execute(delete(leases).where(leases.c.token == lease))
+
+        def work(connection: Connection) -> None:
+            _checked(connection, reviewer, lease, now)
+            connection.execute(queries.RELEASE, {"lease": lease})
+
+        self._store.write(work)
 
     def release_all(self, reviewer: str) -> int:
         """Gives back all that a reviewer holds, as when he signs out; how many."""
-        with self._store.writing() as connection:
-            return connection.execute(delete(leases).where(leases.c.reviewer == reviewer)).rowcount
+        his = delete(leases).where(leases.c.reviewer == reviewer)
+        return self._store.write(lambda connection: connection.execute(his).rowcount)
 
     def postpone(self, reviewer: str, lease: str, until: int, now: int) -> None:
         """Puts an item away until a moment; then it comes back, for anybody.
@@ -160,12 +177,15 @@ class Work:
             days = POSTPONE_MOST_S / 86_400
             reason = f"an item is postponed to a later moment, at most {days:g} days from now"
             raise BadRecord(reason)
-        with self._store.writing() as connection:
-            held = self._checked(connection, reviewer, lease, now)
-            connection.execute(delete(leases).where(leases.c.token == lease))
+
+        def work(connection: Connection) -> None:
+            held = _checked(connection, reviewer, lease, now)
+            connection.execute(queries.RELEASE, {"lease": lease})
             connection.execute(delete(postponed).where(postponed.c.event_id == held.event_id))
             row = {"event_id": held.event_id, "reviewer": reviewer, "until": until}
             connection.execute(postponed.insert().values(row))
+
+        self._store.write(work)
 
     def held(self, now: int) -> list[Held]:
         """All that is held now."""
@@ -176,81 +196,35 @@ class Work:
     def holder(self, event_id: str, now: int) -> Held | None:
         """Who holds an item now."""
         with self._store.reading() as connection:
-            return self._holder(connection, event_id, now)
+            row = connection.execute(queries.HOLDER, {"of": event_id, "now": now}).first()
+        return None if row is None else Held(row.event_id, row.reviewer, row.token, row.until)
 
     def _waiting(self, connection: Connection, now: int) -> int:
         """How many items wait; counted once in a while, since that takes longer than to lease one."""
         count, at = self._counted
         if now - at >= COUNTED_MS:
-            how_many = select(func.count()).select_from(reviews).where(reviews.c.state == WAITING)
-            count = connection.scalar(how_many) or 0
+            count = connection.scalar(queries.HOW_MANY) or 0
             self._counted = (count, now)
         return count
 
-    def _mine(
-        self, connection: Connection, reviewer: str, now: int
-    ) -> list[tuple[bytes, str, int]]:
-        mine = (
-            select(reviews.c.value, leases.c.token, leases.c.until)
-            .join_from(leases, reviews, leases.c.event_id == reviews.c.event_id)
-            .where(leases.c.reviewer == reviewer, leases.c.until > now)
-            .order_by(reviews.c.priority.desc(), reviews.c.deadline, reviews.c.event_id)
-        )
-        return [(value, token, until) for value, token, until in connection.execute(mine)]
-
-    def _take(self, connection: Connection, reviewer: str, now: int, count: int) -> int:
-        """Leases up to so many items; how many it got: fewer when another was faster."""
-        until, got = now + self._lease_ms, 0
-        chosen = connection.execute(_in_order(now).limit(count)).scalars().all()
-        for event_id in chosen:
-            row = {"event_id": event_id, "reviewer": reviewer, "until": until}
-            row["token"] = uuid.uuid4().hex
-            got += self._grab(connection, row, now)
-        return got
-
-    def _grab(self, connection: Connection, row: dict[str, object], now: int) -> bool:
-        """Takes an item unless a lease on it lasts."""
-        dialect: Any = sqlite if self._store.is_sqlite else postgresql
-        taken = (
-            dialect.insert(leases)
-            .values(row)
-            .on_conflict_do_update(
-                index_elements=["event_id"], set_=row, where=leases.c.until <= now
-            )
-            .returning(leases.c.event_id)
-        )
-        return connection.scalar(taken) is not None
-
-    @staticmethod
-    def _holder(connection: Connection, event_id: str, now: int) -> Held | None:
-        wanted = select(leases).where(leases.c.event_id == event_id, leases.c.until > now)
-        row = connection.execute(wanted).first()
-        return None if row is None else Held(row.event_id, row.reviewer, row.token, row.until)
-
-    @staticmethod
-    def _checked(connection: Connection, reviewer: str, lease: str, now: int) -> Held:
-        row = connection.execute(select(leases).where(leases.c.token == lease)).first()
-        if row is None or row.reviewer != reviewer or row.until <= now:
-            raise Conflict(GONE.format(event_id=row.event_id if row is not None else "?"))
-        return Held(row.event_id, reviewer, lease, row.until)
+    def _grab(self, connection: Connection, event_id: str, reviewer: str, now: int) -> str | None:
+        """The token of the lease on an item; None if another holds it."""
+        token = uuid.uuid4().hex
+        row = {"of": event_id, "who": reviewer, "lease": token, "now": now}
+        row["then"] = now + self._lease_ms
+        taken = connection.scalar(queries.GRAB[self._store.is_sqlite], row)
+        return None if taken is None else token
 
 
-def _held_by(event_id: str, holder: Held | None, now: int) -> str:
+def _checked(connection: Connection, reviewer: str, lease: str, now: int) -> Held:
+    row = connection.execute(queries.LEASED, {"lease": lease}).first()
+    if row is None or row.reviewer != reviewer or row.until <= now:
+        raise Conflict(GONE.format(event_id=row.event_id if row is not None else "?"))
+    return Held(row.event_id, reviewer, lease, row.until)
+
+
+def _held_by(event_id: str, holder: Any, now: int) -> str:
     if holder is None:
         return f"event {event_id!r} was just taken by another reviewer"
     left_s = max((holder.until - now) // 1000, 0)
     return f"event {event_id!r} is held by {holder.reviewer} for {left_s} more seconds"
-
-
-def _in_order(now: int) -> Select[tuple[str]]:
-    """What may be given out, most urgent first."""
-    taken = exists().where(leases.c.event_id == reviews.c.event_id, leases.c.until > now)
-    put_away = exists().where(postponed.c.event_id == reviews.c.event_id, postponed.c.until > now)
-    settled = exists().where(and_(outbox.c.event_id == reviews.c.event_id, outbox.c.settles))
-    return (
-        select(reviews.c.event_id)
-        .where(reviews.c.state == WAITING, reviews.c.deadline > now)
-        .where(~or_(taken, put_away, settled))
-        .order_by(reviews.c.priority.desc(), reviews.c.deadline, reviews.c.event_id)
-        .with_for_update(of=reviews, skip_locked=True)  # PostgreSQL; SQLite has one writer
-    )
