@@ -51,7 +51,8 @@ def commands() -> None:
 def demo(name: str, headless: bool, as_json: bool, bootstrap: str | None) -> int:
     """Watch a loop learn from reviewers, on real data.
 
-    The reviewers are simulated. Starts a Kafka of its own unless told of one, and all roles; writes demo-NAME.png; ends by itself.
+    The reviewers are simulated. Starts a Kafka of its own unless told of one, and all roles; writes demo-NAME.png. In a terminal it is your turn
+    then: the stream goes on, a link opens the desk, Ctrl-C ends it. Else it ends by itself.
 
     Example: counterpoint demo phishing
     """

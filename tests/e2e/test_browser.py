@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from streams import opening
 from streams.core.events import LEARNED, RETRACTED, Input, Outcome
@@ -64,7 +64,7 @@ Open = Callable[[str, str], Page]
 @pytest.fixture(scope="module")
 def truth() -> dict[str, int]:
     """Which digit each image is."""
-    return {event_id: int(digit) for event_id, _, digit in digits.stream()}  # type: ignore[call-overload]
+    return {event_id: int(digit) for event_id, _, digit in digits.stream()}
 
 
 @pytest.fixture(scope="module")
@@ -113,12 +113,16 @@ def open_page(system: System, browser: Browser) -> Iterator[Open]:
     """Opens a page in a browser of its own, signed in; nothing may be amiss in its console."""
     contexts, amiss = [], list[str]()
 
+    def on_dialog(dialog: Dialog) -> None:
+        amiss.append(dialog.message)
+        dialog.dismiss()
+
     def opened(person: str, path: str) -> Page:
         context = browser.new_context(service_workers="block")
         contexts.append(context)
         page = context.new_page()
         page.set_default_timeout(20_000)
-        page.on("dialog", lambda dialog: (amiss.append(dialog.message), dialog.dismiss()))
+        page.on("dialog", on_dialog)
         page.on("pageerror", lambda error: amiss.append(str(error)))
         link = opening.link(system.loop, system.settings, person)
         page.goto(link)
