@@ -37,7 +37,7 @@ FIRST = (
     *(names.SCORES, names.STATUS, names.DEAD_LETTERS),
 )
 FOLLOWED = (*FIRST, names.PREDICTIONS)
-CHUNK, IDLE_S, ASK_S = 2_000, 0.02, 10.0
+CHUNK, IDLE_S, ASK_S, STOP_S = 2_000, 0.02, 10.0, 5.0
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 UNASKED = ("route", b"auto")
 """The header of a prediction that nobody is asked about: it tells without decoding."""
@@ -106,10 +106,10 @@ class Projection:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends, after the batch it is at."""
+        """Ends, after the batch it is at; does not wait for a Kafka that is away."""
         self._ending.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(STOP_S)
 
     @property
     def ready(self) -> bool:
