@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from streams.core import topics as names
 from streams.core.errors import StreamsError, Unavailable
@@ -132,7 +132,7 @@ class Projection:
             before = self.taken
             try:
                 self._follow()
-            except (KafkaException, StreamsError, OperationalError) as error:
+            except (KafkaException, StreamsError, SQLAlchemyError) as error:
                 failures = 0 if self.taken > before else failures
                 self.trouble = _in_words(error)
                 log.warning("the desk does not read on: %s", self.trouble)
@@ -239,4 +239,4 @@ class Projection:
 def _in_words(error: Exception) -> str:
     if isinstance(error, KafkaException):
         return f"Kafka: {error.args[0].str()}"
-    return str(error.orig) if isinstance(error, OperationalError) else str(error)
+    return str(error.orig) if isinstance(error, DBAPIError) else str(error)
