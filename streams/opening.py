@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from streams.engine.producer import Outputs
 from streams.engine.slot import take
 from streams.failpoints import arm
 from streams.loop import Loop, load
+from streams.supervisor import signals_set
 
 log = logging.getLogger("counterpoint.desk")
 
@@ -71,7 +73,8 @@ def run_desk(reference: str, worker: str | None, settings: Settings) -> int:
     slot = take(settings.state_dir / loop.name / ROLE, ROLE, worker)
     try:
         listening = listen(settings.desk_host, settings.desk_port)
-        with opened(loop, settings) as desk:
+        # The server raises the signal that ended it once more: then it must not end us before the rest is closed.
+        with signals_set(threading.Event()), opened(loop, settings) as desk:
             desk.projection.start()
             desk.sender.start()
             serve(
@@ -162,7 +165,9 @@ def _made(parts: Parts, store: Store) -> Opened:
         store=store,
         folding=Folding(rules, decode, is_sqlite=store.is_sqlite),
         pulse=pulse,
-        topic_ids=lambda: admin.topic_ids(admin.connect(parts.kafka), list(followed.values())),
+        topic_ids=lambda: admin.topic_ids(
+            admin.connect(parts.kafka, LOOK_S), list(followed.values())
+        ),
     )
     sender = Sender(store, lambda: _delivery(parts), lambda count: pulse.beat(["verdicts"]))
     outbox = Outbox(store, rules, decode, Codec().encoder(Feedback, ""), sender.wake)

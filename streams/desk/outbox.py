@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from time import time
 from typing import Any
 
+from confluent_kafka import KafkaException
 from sqlalchemy import Connection, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from streams.core.errors import BadRecord, Conflict, NotFound, Unavailable
+from streams.core.errors import BadRecord, Conflict, NotFound, StreamsError
 from streams.core.events import RETRACT, VERDICTS, Feedback, Label
 from streams.core.verdicts import Rules, lesson
 from streams.desk import queries
@@ -318,7 +319,7 @@ class Sender:
             try:
                 while not self._ending.is_set() and self.deliver():
                     failures, self.trouble = 0, None
-            except (Unavailable, OperationalError) as error:
+            except (StreamsError, KafkaException, SQLAlchemyError) as error:
                 self.trouble, self._deliver = str(error), None
                 log.warning("verdicts wait for Kafka: %s", error)
                 self._ending.wait(PAUSES_S[min(failures, len(PAUSES_S) - 1)])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException, TopicPartition
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from streams.core import topics as names
 from streams.core.errors import StreamsError, Unavailable
@@ -37,7 +37,7 @@ FIRST = (
     *(names.SCORES, names.STATUS, names.DEAD_LETTERS),
 )
 FOLLOWED = (*FIRST, names.PREDICTIONS)
-CHUNK, IDLE_S, ASK_S = 2_000, 0.02, 10.0
+CHUNK, IDLE_S, ASK_S, STOP_S = 2_000, 0.02, 10.0, 5.0
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 UNASKED = ("route", b"auto")
 """The header of a prediction that nobody is asked about: it tells without decoding."""
@@ -106,10 +106,10 @@ class Projection:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends, after the batch it is at."""
+        """Ends, after the batch it is at; does not wait for a Kafka that is away."""
         self._ending.set()
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(STOP_S)
 
     @property
     def ready(self) -> bool:
@@ -132,7 +132,7 @@ class Projection:
             before = self.taken
             try:
                 self._follow()
-            except (KafkaException, StreamsError, OperationalError) as error:
+            except (KafkaException, StreamsError, SQLAlchemyError) as error:
                 failures = 0 if self.taken > before else failures
                 self.trouble = _in_words(error)
                 log.warning("the desk does not read on: %s", self.trouble)
@@ -239,4 +239,4 @@ class Projection:
 def _in_words(error: Exception) -> str:
     if isinstance(error, KafkaException):
         return f"Kafka: {error.args[0].str()}"
-    return str(error.orig) if isinstance(error, OperationalError) else str(error)
+    return str(error.orig) if isinstance(error, DBAPIError) else str(error)

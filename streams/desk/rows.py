@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 from streams.core.events import (
@@ -44,6 +45,11 @@ def storable(text: str) -> str:
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
 
 
+def _number(value: float) -> float:
+    """A number that a database takes and sorts; SQLite makes nothing of what is none."""
+    return value if isfinite(value) else 0.0
+
+
 def _place(partition: int, offset: int, at: int) -> Fields:
     return {"partition": partition, "offset": offset, "at": at}
 
@@ -57,7 +63,7 @@ def prediction_row(record: Prediction, partition: int, offset: int, at: int) -> 
         "at": at,
         "label": storable(text_of(record.label)),
         "confidence": record.confidence,
-        "probability": record.probability,
+        "probability": _number(record.probability),
         "model_key": storable(record.model_key),
         "model_version": record.model_version,
         "route": record.route,
@@ -70,7 +76,7 @@ def review_row(record: Review, partition: int, offset: int, at: int, value: byte
     return _place(partition, offset, at) | {
         "event_id": storable(record.event_id),
         "label": storable(text_of(record.label)),
-        "priority": record.priority,
+        "priority": _number(record.priority),
         "requested_at": record.requested_at,
         "deadline": record.deadline,
         "state": WAITING,

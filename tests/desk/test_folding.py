@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -126,6 +127,8 @@ def test_bytes_that_are_no_record_and_characters_that_no_database_holds_stop_not
     desk: Desk,
 ) -> None:
     desk.take(prediction("zero\x00", text="\x00"), feedback("zero\x00", reviewer="\x00"))
+    desk.take(prediction("nan", probability=math.nan))
+    desk.ask("inf", priority=math.inf)
     broken = desk.came[0]._replace(offset=5, value=b"nonsense")
     desk.fold([broken])
     assert desk.folding.unreadable == 1
