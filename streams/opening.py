@@ -183,7 +183,7 @@ def _made(parts: Parts, store: Store) -> Opened:
         )
 
     board = Board(
-        about=About(loop.name, loop.task, tuple(loop.classes), loop.window_ms),
+        about=About(loop.name, loop.task, tuple(loop.classes), loop.window_ms, loop.view),
         store=store,
         work=Work(store, decode, parts.settings.desk_lease_s),
         outbox=outbox,

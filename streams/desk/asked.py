@@ -1,16 +1,18 @@
-"""What a request to a page holds: a filter, a form, JSON; whatever it is not, is refused in words."""
+"""What a request to a page holds: a filter, a form, a verdict; whatever it is not, is refused in words."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.requests import Request
 
 from streams.core.errors import BadRecord
-from streams.core.events import Label
+from streams.core.events import CORRECT, Label
 from streams.desk.filters import Filter
+from streams.desk.outbox import Verdict
+from streams.desk.views import Choice
 
 MOST_BYTES = 256 << 10
 FILTERS = (
@@ -57,6 +59,38 @@ def _number(query: Mapping[str, str], name: str) -> float | None:
     if not -1e15 < number < 1e15:
         raise BadRecord(f"{name} = {text!r} is too large")
     return number
+
+
+def verdict_of(given: object, choices: Sequence[Choice]) -> Verdict:
+    """A verdict; BadRecord if it is none."""
+    if not isinstance(given, dict):
+        raise BadRecord("a verdict has to be an object")
+    texts = ("event_id", "kind", "comment", "lease", "feedback_id", "typed")
+    fields = {name: given.get(name) for name in texts}
+    for name, value in fields.items():
+        if not (isinstance(value, str) or (value is None and name not in texts[:2])):
+            raise BadRecord(f"{name} has to be text")
+    label = given.get("label")
+    if not isinstance(label, bool | int | float | str | None):
+        raise BadRecord("label has to be a label, not a list or an object")
+    typed = fields.pop("typed")
+    if typed is not None and fields["kind"] == CORRECT:
+        label = _typed(typed, choices)
+    return Verdict(label=label, **{name: value for name, value in fields.items() if value})
+
+
+def _typed(text: str, choices: Sequence[Choice]) -> Label:
+    """The label that somebody wrote."""
+    for choice in choices:
+        if text.casefold() == choice.label.casefold():
+            return json.loads(choice.value)  # type: ignore[no-any-return]
+    if choices:
+        names = ", ".join(choice.label for choice in choices)
+        raise BadRecord(f"{text!r} is none of {names}")
+    try:
+        return float(text.replace(",", "."))
+    except ValueError as error:
+        raise BadRecord(f"{text!r} is not a number") from error
 
 
 def path_of(to: str) -> str:

@@ -16,12 +16,17 @@ from streams.desk.work import Work
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What there is to know of the loop."""
+    """What there is to know of the loop.
+
+    Attributes:
+        view: The features that reviewers see, in this order; all where none is named.
+    """
 
     name: str
     task: str
     classes: Sequence[Label]
     window_ms: int
+    view: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ who look at one and as problem details to scripts.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,12 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from streams.core.errors import BadRecord, Conflict, NotFound, StreamsError, Unavailable
-from streams.core.events import CORRECT, Label
 from streams.desk import charts, views
-from streams.desk.asked import FILTERS, filter_of, form_of, json_of, path_of
+from streams.desk.asked import FILTERS, filter_of, form_of, json_of, path_of, verdict_of
 from streams.desk.board import Board
 from streams.desk.doors import COOKIE, CSRF, Doors, NotSignedIn, SecurityHeaders, TooOften
 from streams.desk.live import HELD
-from streams.desk.outbox import Confirmed, Verdict
+from streams.desk.outbox import Confirmed
 from streams.desk.people import ANSWER, OPERATE, READ, SESSION_S, Person, check_scopes
 from streams.desk.quality import quality
 from streams.desk.templating import Templates
@@ -189,13 +187,13 @@ class _Pages:
     def _cards(self, person: Person, event_id: str = "") -> list[views.Card]:
         board = self._board
         if not event_id:
-            return [
-                views.item_card(item) for item in board.work.next(person.name, board.clock(), AHEAD)
-            ]
+            items = board.work.next(person.name, board.clock(), AHEAD)
+            return [views.item_card(item, board.about.view) for item in items]
         try:
-            return [views.item_card(board.work.lease(person.name, event_id, board.clock()))]
+            item = board.work.lease(person.name, event_id, board.clock())
         except (Conflict, NotFound):  # it is another's by now, or its verdict is still on its way
             return []
+        return [views.item_card(item, board.about.view)]
 
     def _browse(self, request: Request, person: Person) -> Response:
         query = {name: request.query_params.get(name, "") for name in FILTERS}
@@ -211,7 +209,7 @@ class _Pages:
     def _event(self, request: Request, person: Person) -> Response:
         story = self._board.reads.story(request.query_params.get("id", ""))
         said = story.prediction or story.review
-        card = None if said is None else views.card(said)
+        card = None if said is None else views.card(said, self._board.about.view)
         return self._render(
             request, "event.html", person, story=story, card=card, **self._time_line(story)
         )
@@ -282,41 +280,12 @@ class _Pages:
 
     def _said(self, person: Person, given: object) -> Mapping[str, Any]:
         try:
-            verdict = self._verdict(given)
+            verdict = verdict_of(given, self._choices)
             done = self._board.outbox.confirm(person.name, verdict, self._board.clock())
         except (BadRecord, NotFound, Conflict) as error:
             gone = not isinstance(error, BadRecord)
             return {"saved": False, "detail": str(error), "gone": gone}
         return _saved(done)
-
-    def _verdict(self, given: object) -> Verdict:
-        if not isinstance(given, dict):
-            raise BadRecord("a verdict has to be an object")
-        texts = ("event_id", "kind", "comment", "lease", "feedback_id", "typed")
-        fields = {name: given.get(name) for name in texts}
-        for name, value in fields.items():
-            if not (isinstance(value, str) or (value is None and name not in texts[:2])):
-                raise BadRecord(f"{name} has to be text")
-        label = given.get("label")
-        if not isinstance(label, bool | int | float | str | None):
-            raise BadRecord("label has to be a label, not a list or an object")
-        typed = fields.pop("typed")
-        if typed is not None and fields["kind"] == CORRECT:
-            label = self._typed(typed)
-        return Verdict(label=label, **{name: value for name, value in fields.items() if value})
-
-    def _typed(self, text: str) -> Label:
-        """The label that somebody wrote."""
-        for choice in self._choices:
-            if text.casefold() == choice.label.casefold():
-                return json.loads(choice.value)  # type: ignore[no-any-return]
-        if self._choices:
-            names = ", ".join(choice.label for choice in self._choices)
-            raise BadRecord(f"{text!r} is none of {names}")
-        try:
-            return float(text.replace(",", "."))
-        except ValueError as error:
-            raise BadRecord(f"{text!r} is not a number") from error
 
     def _undo(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
         check_scopes(person, [ANSWER])

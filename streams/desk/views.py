@@ -170,15 +170,22 @@ def clock(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def card(said: Prediction | Review) -> Card:
-    """An event, with what was predicted of it and why."""
+def card(said: Prediction | Review, view: Sequence[str] = ()) -> Card:
+    """An event, with what was predicted of it and why.
+
+    Args:
+        view: The features that are shown beside those that pushed, in this order; all where none is named.
+    """
+    features = {
+        name: said.features[name] for name in view or said.features if name in said.features
+    }
     picture = _picture(said.features)
     told = said.explanation or []
     return Card(
         event_id=said.event_id,
         text=said.text,
         picture=picture,
-        rows=_rows(said.features, told, hidden=picture is not None),
+        rows=_rows(features, told, hidden=picture is not None),
         why=None if said.basis is None else _why(said.basis),
         label=None if said.label is None else words(said.label),
         seen=None if said.label is None else json.dumps(said.label),
@@ -190,9 +197,9 @@ def card(said: Prediction | Review) -> Card:
     )
 
 
-def item_card(item: Item) -> Card:
+def item_card(item: Item, view: Sequence[str] = ()) -> Card:
     """An item of the queue."""
-    seen = card(item.review)
+    seen = card(item.review, view)
     fields = {name: getattr(seen, name) for name in Card.__dataclass_fields__}
     fields |= {"deadline": item.review.deadline, "lease": item.lease, "until": item.until}
     return Card(**fields | {"waiting": item.waiting})

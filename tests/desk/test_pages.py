@@ -16,7 +16,8 @@ from streams.desk.doors import COOKIE, Doors, Proxy
 from streams.desk.pages import pages
 from streams.desk.people import People
 from streams.desk.store import open_store
-from tests.desk.desks import Desk, feedback
+from streams.desk.views import card
+from tests.desk.desks import Desk, feedback, prediction
 
 PASSWORD = "correct horse"
 EVIL = "<script>alert('x')</script>\"/../'"
@@ -233,3 +234,9 @@ def test_quality_is_drawn_of_nothing_and_of_something(desk: Desk, client: TestCl
     assert "accuracy after 6 lessons: model 75%, frozen 50%, baseline 50%" in page
     assert "70% sure: 50% right of 2" in page
     assert page.count('<th scope="row">ann</th>') == 1
+
+
+def test_a_loop_chooses_which_features_are_seen_and_in_which_order() -> None:
+    said = prediction("one", features={"a": 1.0, "secret": 2.0, "b": 3.0})
+    assert [row.feature for row in card(said, ("b", "a", "c")).rows] == ["b", "a"]
+    assert [row.feature for row in card(said).rows] == ["a", "secret", "b"]
