@@ -53,7 +53,8 @@ TIMED = """
     event = %s;
   }, true);
   new MutationObserver(() => {
-    if (event && %s !== event) { window.took.push(performance.now() - pressed); event = null; }
+    const now = %s;
+    if (event && now && now !== event) { window.took.push(performance.now() - pressed); event = null; }
   }).observe(document.querySelector("#queue"), { childList: true, subtree: true, attributes: true });
 }
 """ % (SHOWN, SHOWN)  # noqa: UP031  braces are JavaScript's
@@ -194,8 +195,11 @@ def test_two_people_never_see_the_same_item(open_page: Open, truth: dict[str, in
 def test_an_answer_shows_live_in_anothers_browse_and_undo_repairs(
     system: System, open_page: Open, truth: dict[str, int]
 ) -> None:
-    watcher, queue = open_page("bob", "/browse"), open_page("ann", "/queue")
-    event = answer(queue, truth)
+    queue = open_page("ann", "/queue")
+    await_items(queue)
+    event = shown(queue)
+    watcher = open_page("bob", f"/browse?text={event}")
+    answer(queue, truth)
     row = watcher.locator("li", has=watcher.get_by_text(event, exact=True))
     expect(row.locator(".verdict")).to_contain_text("ann: correct", timeout=20_000)
     queue.keyboard.press("u")

@@ -22,6 +22,16 @@ function newId() { // crypto.randomUUID is there over HTTPS and on this machine 
   return hex.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
 }
 
+// A part of a page, or nothing while the desk does not answer: what changed is told again when it does.
+async function get(path) {
+  try {
+    const answer = await fetch(path);
+    return answer.ok ? await answer.text() : null;
+  } catch {
+    return null;
+  }
+}
+
 async function send(path, body) {
   const headers = { "content-type": "application/json", "x-csrf": csrf };
   const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
@@ -75,10 +85,10 @@ async function fill(event = "") {
   if (filling) return;
   filling = true;
   try {
-    const answer = await fetch(`${queue.dataset.url}?event=${encodeURIComponent(event)}`);
-    if (!answer.ok) return;
+    const html = await get(`${queue.dataset.url}?event=${encodeURIComponent(event)}`);
+    if (html === null) return;
     const came = document.createElement("template");
-    came.innerHTML = await answer.text();
+    came.innerHTML = html;
     for (const item of all(".item", came.content)) {
       const here = items().find((other) => other.dataset.lease === item.dataset.lease);
       if (here) {
@@ -214,9 +224,8 @@ async function bulk(kind, label) {
 // Parts that keep themselves live ---------------------------------------------------------------------------------------
 
 async function refresh(part) {
-  const answer = await fetch(part.dataset.live);
-  if (!answer.ok) return;
-  const html = await answer.text();
+  const html = await get(part.dataset.live);
+  if (html === null) return;
   const values = new Set(all("input:checked", part).map((box) => box.value));
   const opened = new Set(all("details[open]", part).map((one) => all("details", part).indexOf(one)));
   const focused = part.contains(document.activeElement) ? document.activeElement.value : undefined;
@@ -241,6 +250,11 @@ function soon(part) {
 
 function watch() {
   const source = new EventSource("/live");
+  let opened = 0;
+  source.addEventListener("open", () => { // again, after the desk was away: something was missed
+    opened += 1;
+    if (opened > 1) all("[data-live]").forEach(soon);
+  });
   source.addEventListener("change", (event) => {
     const kinds = event.data.split(" ");
     for (const part of all("[data-live]")) {
