@@ -36,6 +36,7 @@ from streams.desk.live import HELD
 from streams.desk.outbox import Confirmed
 from streams.desk.people import ANSWER, OPERATE, READ, SESSION_S, Person, check_scopes
 from streams.desk.quality import quality
+from streams.desk.reads import Story
 from streams.desk.templating import Templates
 
 HERE = Path(__file__).parent
@@ -218,9 +219,13 @@ class _Pages:
         story = self._board.reads.story(request.query_params.get("id", ""))
         return self._render(request, "line.html", person, **self._time_line(story))
 
-    def _time_line(self, story: Any) -> dict[str, Any]:
+    def _time_line(self, story: Story) -> dict[str, Any]:
         held = self._board.work.holder(story.event_id, self._board.clock())
-        return {"moments": [views.happened(each) for each in story.moments], "held": held}
+        said = story.prediction or story.review
+        truth = None if story.seen is None else story.seen.truth
+        why = [] if said is None else views.failed(said, truth)
+        told = [views.happened(each) for each in story.moments]
+        return {"moments": told, "held": held, "why": why}
 
     def _quality(self, request: Request, person: Person) -> Response:
         return self._render(request, "quality.html", person, **self._figures())

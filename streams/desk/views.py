@@ -13,6 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from streams.core.events import Basis, Contribution, Features, Label, Prediction, Review
+from streams.core.explain import Explanation
+from streams.core.failure import failure
+from streams.core.model import Answer
 from streams.core.story import Moment
 from streams.desk.work import Item
 
@@ -203,6 +206,17 @@ def item_card(item: Item, view: Sequence[str] = ()) -> Card:
     fields = {name: getattr(seen, name) for name in Card.__dataclass_fields__}
     fields |= {"deadline": item.review.deadline, "lease": item.lease, "until": item.until}
     return Card(**fields | {"waiting": item.waiting})
+
+
+def failed(said: Prediction | Review, truth: Label | None) -> list[str]:
+    """Why the model was wrong, in sentences; none if it was not, or nobody has told the truth."""
+    if truth is None or said.label is None:
+        return []
+    told = said.explanation
+    explanation = None if said.basis is None or told is None else Explanation(told, said.basis)
+    answer = Answer(said.label, said.scores, said.confidence)
+    found = failure(answer, truth, explanation, alike=None, now=None)
+    return [] if found is None else found.words()
 
 
 def happened(moment: Moment) -> Happened:

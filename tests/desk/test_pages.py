@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from streams.core.events import Score
+from streams.core.events import Basis, Contribution, Score
 from streams.desk.asked import MOST_BYTES
 from streams.desk.doors import COOKIE, Doors, Proxy
 from streams.desk.pages import pages
@@ -240,3 +240,15 @@ def test_a_loop_chooses_which_features_are_seen_and_in_which_order() -> None:
     said = prediction("one", features={"a": 1.0, "secret": 2.0, "b": 3.0})
     assert [row.feature for row in card(said, ("b", "a", "c")).rows] == ["b", "a"]
     assert [row.feature for row in card(said).rows] == ["a", "secret", "b"]
+
+
+def test_an_event_tells_why_the_model_failed(desk: Desk, client: TestClient) -> None:
+    told = [Contribution("a", 1.0, 0.5), Contribution("b", 2.0, -0.1)]
+    basis = Basis("linear", "logit", True, None, 0.1, 0.0)
+    desk.take(prediction("one")._replace(explanation=told, basis=basis))
+    page = sign_in(client).get("/event?id=one").text
+    assert "Why it failed" not in page
+    desk.take(feedback("one", "correct", False))
+    page = client.get("/event?id=one").text
+    assert "said True 0.70, and the verdict is False" in page
+    assert "what pushed the wrong way: a=1 +0.5<" in page
