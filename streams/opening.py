@@ -199,7 +199,7 @@ def _delivery(parts: Parts) -> Deliver:
     """What writes verdicts to the loop's feedback, with a producer of its own."""
     topic = parts.topic(names.FEEDBACK)
     encode = parts.codec.encoder(Feedback, topic)
-    outputs = Outputs(parts.kafka, **{"delivery.timeout.ms": DELIVERY_S * 1000})
+    outputs = Outputs(parts.kafka, log_level=0, **{"delivery.timeout.ms": DELIVERY_S * 1000})
 
     def deliver(verdicts: Sequence[Feedback]) -> None:
         for said in verdicts:

@@ -9,7 +9,17 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Insert, Table, bindparam, delete, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Table,
+    bindparam,
+    delete,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from streams.core.errors import BadRecord, Conflict
@@ -88,7 +98,9 @@ class Folding:
         keep: int = KEEP,
     ) -> None:
         self._rules, self._decode = rules, decode
+        self._is_sqlite = is_sqlite
         self._insert: Any = (sqlite if is_sqlite else postgresql).insert
+        self._sql: dict[str, str] = {}
         self._keep, self._unpruned, self._clock = keep, PRUNED_EVERY, 0
         self.topic_ids: Mapping[str, str] = {}
         self.unreadable = 0
@@ -162,8 +174,15 @@ class Folding:
     def _new(self, connection: Connection, table: Table, made: Sequence[rows.Fields]) -> None:
         """Adds rows; those that are there stay as they are."""
         if made:
-            add: Insert = self._insert(table).on_conflict_do_nothing()
-            connection.execute(add, made)
+            self._add(connection, self._insert(table).on_conflict_do_nothing(), made)
+
+    def _add(self, connection: Connection, into: Insert, made: Sequence[rows.Fields]) -> None:
+        """Adds rows by the text of a statement, made once: SQLAlchemy's own way takes a third of all time."""
+        name = into.table.name
+        if name not in self._sql:
+            dialect = sqlite.dialect(paramstyle="named") if self._is_sqlite else connection.dialect
+            self._sql[name] = str(into.compile(dialect=dialect, column_keys=list(made[0])))
+        connection.exec_driver_sql(self._sql[name], list(made))
 
     def _predictions(self, connection: Connection, came: list[tuple[Any, Came]]) -> set[str]:
         """The first of an event counts, until it is forgotten: as the joiner has it."""
@@ -182,12 +201,13 @@ class Folding:
         self, connection: Connection, table: Table, made: Sequence[rows.Fields]
     ) -> None:
         into = self._insert(table)
+        forgotten_after: ColumnElement[int] = literal_column(str(2 * self._rules.window_ms))
         added = into.on_conflict_do_update(
             index_elements=["event_id"],
             set_={name: into.excluded[name] for name in made[0] if name != "event_id"},
-            where=table.c.at + 2 * self._rules.window_ms < into.excluded.at,
+            where=table.c.at + forgotten_after < into.excluded.at,
         )
-        connection.execute(added, made)
+        self._add(connection, added, made)
 
     def _reviews(self, connection: Connection, came: list[tuple[Any, Came]]) -> set[str]:
         made = [rows.review_row(record, *each[1:4], each.value) for record, each in came]

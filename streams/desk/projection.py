@@ -59,6 +59,7 @@ CONSUMER = {
     "isolation.level": "read_committed",
     "fetch.wait.max.ms": 20,
     "queued.max.messages.kbytes": 32_768,
+    "log_level": 0,  # what is wrong is told in words, once
 }
 _REFUSED = (
     KafkaError.TOPIC_AUTHORIZATION_FAILED,

@@ -135,14 +135,14 @@ def test_nothing_confirmed_is_lost_though_the_desk_and_kafka_are_killed(
 
     working = together(6)
     await_that(lambda: len(ann.confirmed) + len(bob.confirmed) >= 4, 60.0)
-    system.end("desk", signal.SIGKILL)
+    system.end("desk-1", signal.SIGKILL)
     system.start("desk")
     for thread in working:
         thread.join(60)
     kafka.kill()
     for thread in together(3):
         thread.join(60)
-    system.end("desk", signal.SIGKILL)  # with verdicts that Kafka does not have
+    system.end("desk-1", signal.SIGKILL)  # with verdicts that Kafka does not have
     system.start("desk")
     for thread in together(3):
         thread.join(60)
@@ -167,7 +167,7 @@ def test_nothing_confirmed_is_lost_though_the_desk_and_kafka_are_killed(
     await_that(all_told, 60.0, "the verdicts are shown")
     assert ann.ask("GET", "/reviews") == []
     assert not ann.answer_next()
-    assert system.end("desk") == 0
+    assert system.end("desk-1") == 0
     before = shown(system)
     rebuilt = system.command("desk", "rebuild", system.reference)
     assert (rebuilt.returncode, "records taken in" in rebuilt.stderr) == (0, True), rebuilt.stderr
