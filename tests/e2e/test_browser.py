@@ -167,9 +167,10 @@ def test_thirty_digits_with_the_keyboard_alone(
     await_items(page)
     page.evaluate(TIMED)
     events = [answer(page, truth) for _ in range(REVIEWED)]
+    page.wait_for_function("count => window.took.length === count", arg=REVIEWED)
     took = page.evaluate("window.took")
     page.close()
-    assert len(set(events)) == len(took) == REVIEWED
+    assert len(set(events)) == REVIEWED
     assert statistics.median(took) < 100
 
     def learned() -> bool:
