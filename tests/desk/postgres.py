@@ -5,12 +5,14 @@ It does not run as root: as root it runs as the user that its package made.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,17 +24,24 @@ PASSWORD = "of-the-tests"
 def binaries() -> Path:
     """Where the newest PostgreSQL of this machine is; as root it is installed if there is none."""
     if not _found() and os.geteuid() == 0 and shutil.which("apt-get"):
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        config = Path("/etc/postgresql-common/createcluster.conf")
-        config.parent.mkdir(exist_ok=True)
-        if not config.exists():  # else the package starts a server of its own
-            config.write_text("create_main_cluster = false\n")
-        for command in ("update", "install -y --no-install-recommends postgresql"):
-            argv = ["apt-get", "-q", *command.split()]
-            subprocess.run(argv, env=environ, check=True, stdout=subprocess.DEVNULL)
+        with (Path(tempfile.gettempdir()) / "counterpoint-tests-apt.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two processes of a run may both want it
+            if not _found():
+                _install()
     found = _found()
     assert found, "there is no PostgreSQL: install it (Debian: apt-get install postgresql)"
     return found[-1]
+
+
+def _install() -> None:
+    config = Path("/etc/postgresql-common/createcluster.conf")
+    config.parent.mkdir(exist_ok=True)
+    if not config.exists():  # else the package starts a server of its own
+        config.write_text("create_main_cluster = false\n")
+    environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in ("update", "install -y --no-install-recommends postgresql"):
+        argv = ["apt-get", "-q", *command.split()]
+        subprocess.run(argv, env=environ, check=True, stdout=subprocess.DEVNULL)
 
 
 def _found() -> list[Path]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import socket
 import statistics
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +29,7 @@ from tests.conftest import Kafka
 from tests.e2e.system import System, await_that
 
 CHROMIUM = "/usr/bin/chromium"
+TOOL = Path(__file__).parents[1] / "examples" / "tool.py"
 HERE_ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 DIGITS = """
 from river import linear_model, preprocessing
@@ -42,7 +45,7 @@ loop = Loop(
 """
 PASSWORD = "correct horse"
 EVIL = "<script>alert('x')</script>\"/../'"
-MANY, REVIEWED = 60, 30
+MANY, REVIEWED = 64, 30
 SHOWN = "document.querySelector('.item:not([hidden])')?.dataset.event"
 TIMED = """
 () => {
@@ -224,6 +227,21 @@ def test_several_are_answered_at_once(open_page: Open) -> None:
     expect(page.locator("#said")).to_have_text("2 saved")
     for event in events:
         expect(page.locator(f".lane input[value='{event}']")).to_have_count(0, timeout=20_000)
+
+
+def test_the_tool_that_is_shown_answers_two_events(system: System) -> None:
+    with closing(open_store(opening.desk_url(system.loop, system.settings), system.name)) as store:
+        people = People(store)
+        people.add("tool", "reviewer", now_ms())
+        token = people.new_token("tool", ["read", "answer"], now_ms())
+    desk = f"http://127.0.0.1:{system.settings.desk_port}"
+    done = subprocess.run(
+        [sys.executable, str(TOOL), desk, token, "2"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    given = set(done.stdout.split())
+    assert len(given) == 2
+    system.await_ids("outcomes", given, "feedback_id")
 
 
 def test_script_stays_text(system: System, open_page: Open) -> None:
