@@ -20,7 +20,7 @@ demo: setup ## watch a model learn from people's verdicts, on a real Kafka
 	$(BIN)/counterpoint demo phishing
 
 test: setup ## run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup ## style, types, imports, spelling
 	$(BIN)/ruff check .

@@ -264,3 +264,30 @@ def models_adopt(loop: str, mode: str | None, why: str, bootstrap: str | None) -
     with show.waiting("adopting the model"):
         operate.adopt(*found(loop, bootstrap), mode, why)
     say("adopted; start the roles again")
+
+
+@click.group()
+def desk() -> None:
+    """Look after the desk where people review.
+
+    Reads the loop's topics, and changes the desk's database.
+
+    Example: counterpoint desk rebuild phishing
+    """
+
+
+@desk.command("rebuild")
+@on_loop
+@on_kafka
+def desk_rebuild(loop: str, bootstrap: str | None) -> None:
+    """Make what the desk shows anew from the topics.
+
+    Stop the desk first. Accounts, leases, what was postponed and verdicts under way stay as they are.
+
+    Example: counterpoint desk rebuild phishing
+    """
+    from streams import opening, show
+
+    with show.waiting("reading the topics"):
+        count = opening.rebuild(*found(loop, bootstrap))
+    say(f"{count:,} records taken in")

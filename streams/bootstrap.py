@@ -358,7 +358,7 @@ def run_role(
         raise NotFound(message)
     _with_fixed_hashes()
     share_arenas()
-    _start_logging()
+    start_logging()
     arm(settings.failpoints)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until Faust has its own
     loop = load(reference)
@@ -399,7 +399,8 @@ def _with_fixed_hashes() -> None:
         os.execve(sys.executable, sys.orig_argv, {**os.environ, "PYTHONHASHSEED": "0"})  # noqa: S606
 
 
-def _start_logging() -> None:
+def start_logging() -> None:
+    """Our own lines from INFO on, those of others if something is the matter."""
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s", force=True
     )

@@ -16,9 +16,11 @@ import click
 
 from streams import administer, revise, terminal
 from streams.core.errors import Unavailable
+from streams.reviewers import reviewers
 from streams.terminal import HELP, as_json, found, on_kafka, on_loop, print_json, print_table, say
 
 ROLES = ("predictor", "joiner", "learner", "intake")
+DESK = "desk"
 WAIT_S = 30.0
 
 
@@ -49,7 +51,8 @@ def commands() -> None:
 def demo(name: str, headless: bool, as_json: bool, bootstrap: str | None) -> int:
     """Watch a loop learn from reviewers, on real data.
 
-    The reviewers are simulated. Starts a Kafka of its own unless told of one, and all roles; writes demo-NAME.png; ends by itself.
+    The reviewers are simulated. Starts a Kafka of its own unless told of one, and all roles; writes demo-NAME.png. In a terminal it is your turn
+    then: the stream goes on, a link opens the desk, Ctrl-C ends it. Else it ends by itself.
 
     Example: counterpoint demo phishing
     """
@@ -73,7 +76,7 @@ def up(loop: str, bootstrap: str | None) -> int:
     from streams.supervisor import Supervisor, once_all, print_lines, workers
 
     the_loop, settings = found(loop, bootstrap)
-    roles = [role for role in ROLES if role != "intake" or the_loop.labels]
+    roles = [role for role in ROLES if role != "intake" or the_loop.labels] + [DESK]
     env = {**os.environ, "COUNTERPOINT_BOOTSTRAP": settings.bootstrap}
     with ExitStack() as shown:
         words = shown.enter_context(show.waiting("preparing the topics"))
@@ -84,7 +87,7 @@ def up(loop: str, bootstrap: str | None) -> int:
 
 
 @commands.command()
-@click.argument("role", type=click.Choice(ROLES))
+@click.argument("role", type=click.Choice([*ROLES, DESK]))
 @on_loop
 @click.option("--worker", metavar="NAME", help="Names its state and its place in the group.")
 @click.option("--standby", is_flag=True, help="Joiner: keep copies of what others own.")
@@ -94,12 +97,16 @@ def run(role: str, loop: str, worker: str | None, standby: bool, bootstrap: str 
 
     Predictor: reads inputs and examples, writes predictions. Joiner: reads predictions and feedback, writes reviews,
     examples, outcomes. Learner: reads examples, writes models, scores, outcomes. Intake: label topics to feedback. Several processes of a
-    role share the partitions.
+    role share the partitions. Desk: where people review, at COUNTERPOINT_DESK_PORT; reads all that is about predictions, writes feedback.
 
     Example: counterpoint run predictor phishing --worker predictor-1
     """
     from streams.bootstrap import run_role, settings
 
+    if role == DESK and not standby:
+        from streams.opening import run_desk
+
+        return run_desk(loop, worker, settings(bootstrap))
     if standby and role != "joiner":
         message = "--standby is for the joiner: the other roles have nothing to copy"
         raise click.UsageError(message)
@@ -310,7 +317,13 @@ def config(as_json: bool, bootstrap: str | None) -> None:
         print_table(show.settings(fields))
 
 
-for group in (administer.topics, administer.dead_letters, administer.models):
+for group in (
+    administer.topics,
+    administer.dead_letters,
+    administer.models,
+    administer.desk,
+    reviewers,
+):
     commands.add_command(group)
 for command in revise.COMMANDS:
     administer.models.add_command(command)

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
+from ipaddress import ip_network
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -124,6 +125,10 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _networks(text: str) -> tuple[str, ...]:
+    return tuple(str(ip_network(each.strip())) for each in text.split(";"))
+
+
 def _path(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
@@ -133,6 +138,9 @@ SECRET = _Cast(Secret, "text")
 PATH = _Cast(_path, "a path")
 SERVERS = _Cast(_servers, "host:port, or several with commas between them")
 URL = _Cast(_url, "a URL such as http://127.0.0.1:8081")
+NETWORKS = _Cast(
+    _networks, "an address or network such as 10.0.0.0/8, or several with semicolons between them"
+)
 FAILPOINTS = _Cast(
     parse, "point=action@nth, several with semicolons between them: see streams/failpoints.py"
 )
@@ -265,6 +273,41 @@ class Settings:
             _number(0, "seconds", above=True),
         ),
     )
+    desk_url: Secret | None = field(
+        default=None,
+        metadata=_told(
+            "The desk's database, postgresql://… or sqlite:///…; a file in the state directory without it.",
+            SECRET,
+        ),
+    )
+    desk_host: str = field(
+        default="127.0.0.1", metadata=_told("The address that the desk listens on.", TEXT)
+    )
+    desk_port: int = field(
+        default=8765,
+        metadata=_told("The port for it; 0 is one that is free.", _whole(0, 65535, "ports")),
+    )
+    desk_lease_s: float = field(
+        default=300.0,
+        metadata=_told(
+            "How long a reviewer holds an item that he does not answer.", _number(5, "seconds")
+        ),
+    )
+    desk_public_url: str | None = field(
+        default=None,
+        metadata=_told(
+            "How browsers reach the desk, if not at its address; https keeps its cookies to HTTPS.",
+            URL,
+        ),
+    )
+    desk_user_header: str | None = field(
+        default=None,
+        metadata=_told("The header in which a reverse proxy tells who has signed in.", TEXT),
+    )
+    desk_trusted: tuple[str, ...] = field(
+        default=(),
+        metadata=_told("Where that proxy is: from nowhere else is it believed.", NETWORKS),
+    )
     failpoints: tuple[Armed, ...] = field(
         default=(),
         metadata=_told(
@@ -365,6 +408,9 @@ def _mistakes(settings: Settings) -> Iterator[Mistake]:
         if given and not sasl:
             expected = f"SASL_PLAINTEXT or SASL_SSL as {PREFIX}SECURITY_PROTOCOL, to be of use"
             yield Mistake(variable, shown, expected)
+    if bool(settings.desk_user_header) != bool(settings.desk_trusted):
+        expected = "both or none: a header is believed from somewhere"
+        yield Mistake(f"{PREFIX}DESK_USER_HEADER", settings.desk_user_header, expected)
     for name in ("ssl_ca", "registry_ca"):
         path: Path | None = getattr(settings, name)
         if path is not None and not path.is_file():

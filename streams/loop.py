@@ -97,6 +97,7 @@ class Loop:
         explain: Whether who is asked is told why the model said what it said.  A linear model or naive Bayes costs some
             80 µs to explain, a tree little more; any other is asked once more for each feature: what it costs, the
             events that people are asked about cost so many times more.
+        view: The features that reviewers see at the desk, in this order; all where none is named.
         window: A verdict that comes later than this after the prediction is ``expired``.
         early: A verdict may come this much before the prediction.
         unanswered: The label of an event on which no verdict came within the window; None: then nothing is learned.
@@ -120,6 +121,7 @@ class Loop:
     labels: Sequence[Source] = ()
     review: Policy = field(default_factory=Everything)
     explain: bool = True
+    view: Sequence[str] = ()
     window: timedelta = timedelta(days=30)
     early: timedelta = timedelta(days=1)
     unanswered: Label | None = None
@@ -139,6 +141,7 @@ class Loop:
         # What was checked is what stays: nobody may change it through a list or dict of his own.
         object.__setattr__(self, "labels", tuple(self.labels))
         object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "view", tuple(self.view))
         object.__setattr__(self, "weights", MappingProxyType(dict(self.weights)))
 
     @property
@@ -158,6 +161,7 @@ def _mistakes(loop: Loop) -> Iterable[Mistake]:
     yield from _mistakes_of_task(loop)
     yield from _mistakes_of_model(loop)
     yield from _mistakes_of_classes(loop)
+    yield from _mistakes_of_view(loop)
     yield from _mistakes_of_sources(loop)
     yield from _mistakes_of_review(loop)
     yield from _mistakes_of_times(loop)
@@ -296,6 +300,13 @@ def _mistakes_of_review(loop: Loop) -> Iterable[Mistake]:
     else:
         expected = "a policy, such as review.Everything() or review.Audit(0.05)"
         yield Mistake("review", policy, expected)
+
+
+def _mistakes_of_view(loop: Loop) -> Iterable[Mistake]:
+    view: object = loop.view
+    is_list = isinstance(view, Sequence) and not isinstance(view, str)
+    if not is_list or not all(map(_is_text, loop.view)):
+        yield Mistake("view", view, "names of features, such as ('amount', 'country')")
 
 
 def _mistakes_of_times(loop: Loop) -> Iterable[Mistake]:

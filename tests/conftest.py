@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from streams.broker import Broker
+from tests.desk.postgres import PostgreSQL
 
 TEST_BOOTSTRAP = "COUNTERPOINT_TEST_BOOTSTRAP"
 # Taken out of the environment: a process that a test starts refuses settings that it does not know.
@@ -45,6 +46,16 @@ def _started(stack: ExitStack) -> str:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Ends it."""
     config.stash.get(SHARED, ExitStack()).close()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A server for the whole run."""
+    with TemporaryDirectory(prefix="counterpoint-pg-", ignore_cleanup_errors=True) as folder:
+        server = PostgreSQL(Path(folder))
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -58,13 +58,21 @@ def test_compose_refuses_to_run_without_a_secret() -> None:
 
 
 def test_there_is_one_service_for_each_role(services: dict[str, Any]) -> None:
-    assert set(services) == {"kafka", "topics", "predictor", "joiner", "learner", "intake"}
+    assert set(services) == {"kafka", "topics", "predictor", "joiner", "learner", "intake", "desk"}
     for role in ("predictor", "joiner", "learner", "intake"):
         service = services[role]
         assert service["command"] == ["run", role, "phishing"]
         assert service["environment"]["PYTHONHASHSEED"] == "0"
         assert "/state" in {volume["target"] for volume in service["volumes"]}
         assert service["healthcheck"]["test"][1] == "counterpoint status phishing --json | healthy"
+
+
+def test_the_desk_is_served_to_this_machine_alone(services: dict[str, Any]) -> None:
+    desk = services["desk"]
+    assert desk["command"] == ["run", "desk", "phishing"]
+    assert desk["environment"]["COUNTERPOINT_DESK_HOST"] == "0.0.0.0"  # noqa: S104  of the container
+    assert [port["host_ip"] for port in desk["ports"]] == ["127.0.0.1"]
+    assert "/state" in {volume["target"] for volume in desk["volumes"]}
 
 
 def test_every_command_of_the_services_is_one_that_there_is(services: dict[str, Any]) -> None:
@@ -135,7 +143,7 @@ def in_image(image: Path, program: str) -> str:
 
 
 def test_the_roles_need_nothing_that_only_tests_and_demos_install(image: Path) -> None:
-    names = "streams.bootstrap, streams.cli, streams.client, streams.demos.phishing"
+    names = "streams.opening, streams.cli, streams.client, streams.demos.phishing"
     assert in_image(image, f"import {names}; print(streams.__file__)").startswith(str(image))
 
 

@@ -150,6 +150,11 @@ def test_a_name_has_to_do_as_part_of_topics_and_paths(name: object) -> None:
     assert [mistake.name for mistake in mistakes(name=name)] == ["name"]
 
 
+@pytest.mark.parametrize("view", [None, "amount", [""], [7]])
+def test_a_view_is_names_of_features(view: object) -> None:
+    assert [mistake.name for mistake in mistakes(view=view)] == ["view"]
+
+
 @pytest.mark.parametrize("explain", [None, 1, "no"])
 def test_predictions_are_explained_or_not(explain: object) -> None:
     assert loop().explain

@@ -173,7 +173,7 @@ def take_back(typed: Shown) -> None:
     assert "no prediction was made by these versions" in typed.run(affected)
 
 
-@pytest.mark.parametrize("name", ["producer", "reviewer", "consumer"])
+@pytest.mark.parametrize("name", ["producer", "reviewer", "consumer", "tool"])
 def test_each_example_that_is_shown_is_the_one_that_is_run(name: str) -> None:
     assert (EXAMPLES / f"{name}.py").read_text().strip() in [
         block.strip() for block in blocks("python")

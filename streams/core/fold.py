@@ -71,21 +71,15 @@ DUPLICATE = Applied((), None)
 
 def learned(
     example: Example, fresh: Iterable[Source], version: int, detail: str | None = None
-) -> Iterator[Outcome]:
+) -> list[Outcome]:
     """What became of each feedback among the fresh sources of an example that was learned, or that took others back."""
+    event_id, key = example.event_id, example.model_key
     status = RETRACTED if example.label is None else LEARNED
-    for source in fresh:
-        if source.topic == FEEDBACK:
-            yield Outcome(
-                event_id=example.event_id,
-                feedback_id=source.feedback_id,
-                status=status,
-                detail=detail,
-                partition=source.partition,
-                offset=source.offset,
-                model_key=example.model_key,
-                model_version=version,
-            )
+    return [
+        Outcome(event_id, feedback_id, status, detail, partition, offset, key, version)
+        for topic, partition, offset, feedback_id, *_ in fresh
+        if topic == FEEDBACK
+    ]
 
 
 def refusals(example: Example, applied: Applied) -> Iterator[BadRecord]:
@@ -180,16 +174,10 @@ class Fold:
         if version <= self.version:  # folded before: the reader went back
             return ()
         self.version = version
-        fresh = []
-        for source in example.sources:
-            where = source.topic, source.partition
-            seen = self._seen.get(where)
-            if seen is None:
-                seen = self._seen[where] = BitMap64()
-            if source.offset not in seen:
-                seen.add(source.offset)
-                fresh.append(source)
-        return tuple(fresh)
+        sources, seen = example.sources, self._seen
+        if len(sources) == 1:  # as nearly all have
+            return tuple(sources) if _add(seen, sources[0]) else ()
+        return tuple(source for source in sources if _add(seen, source))
 
     def _owe(self, corrected: Sequence[Corrected]) -> None:
         self.owed = exclusions.union(self.owed, exclusions.places(corrected))
@@ -355,6 +343,18 @@ class Fold:
             self._usual = Usual()
             self._usual.load(state.get("usual") or self._usual.dump())
         self._use(model)
+
+
+def _add(seen: dict[Where, BitMap64], source: Source) -> bool:
+    """Notes a source; whether it had not been seen before."""
+    topic, partition, offset, *_ = source
+    held = seen.get((topic, partition))
+    if held is None:
+        held = seen[topic, partition] = BitMap64()
+    elif offset in held:
+        return False
+    held.add(offset)
+    return True
 
 
 def head(data: bytes, unpickle: Callable[[bytes], Any] = pickle.loads) -> Head:

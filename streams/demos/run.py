@@ -6,13 +6,14 @@ import gc
 import json
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NamedTuple, TypeAlias
 
 import click
@@ -51,6 +52,7 @@ from streams.core.topics import (
 from streams.demos import view
 from streams.demos.board import Board
 from streams.demos.reviewers import Reviewers
+from streams.demos.turn import your_turn
 from streams.engine import reader
 from streams.engine.producer import Outputs
 from streams.loop import Loop, load
@@ -66,7 +68,7 @@ STREAM_S = 14.0
 START_S = 60.0
 PATIENCE_S = 30.0
 """The demo gives up when nothing at all happens for so long."""
-LINE_EVERY_S, FRAME_EVERY_S = 2.0, 0.125
+LINE_EVERY_S, FRAME_EVERY_S, TURN_EVERY_S = 2.0, 0.125, 0.5
 WATCHED = (PREDICTIONS, REVIEWS, OUTCOMES, SCORES, STATUS, DEAD_LETTERS)
 
 
@@ -94,7 +96,11 @@ def run(name: str, bootstrap: str | None, *, headless: bool, as_json: bool) -> i
         board = _play(loop, settings, events, _screen(headless, name))
         with progress() as bar:
             report = operate.audit(loop, settings, settled=True, progress=bar)
-    return conclude(board, report, name, bootstrap, as_json=as_json)
+        code = conclude(board, report, name, bootstrap, as_json=as_json)
+        if not (headless or as_json) and sys.stderr.isatty():
+            with suppress(KeyboardInterrupt):
+                your_turn(loop, settings, events, _pause, _invite)
+    return code
 
 
 def conclude(
@@ -361,6 +367,20 @@ def next_steps(name: str, bootstrap: str | None) -> list[tuple[str, str]]:
         (f"counterpoint models list {name} {at}", "the stored models"),
         (f"counterpoint audit {name} --settled {at}", "recount it all"),
     ]
+
+
+def _pause() -> bool:
+    """Half a second for the reader; only Ctrl-C ends it."""
+    sleep(TURN_EVERY_S)
+    return False
+
+
+def _invite(link: str) -> None:
+    _say(
+        "\nYour turn: the stream goes on, and you are the reviewer. Open this link, which works once:"
+    )
+    _say(f"  {link}")
+    _say("Ctrl-C ends it.")
 
 
 def _say(message: str) -> None:

@@ -9,7 +9,7 @@ one after the other.  Here:
 
 * writing looks the value's own type up, and the bytes of a feature's name, its length before and its branch after, are
   made once per name;
-* reading knows that events look alike.  Where all values are doubles or booleans, everything but the values stands at
+* reading knows that events look alike.  Where all values are doubles, booleans or small integers, everything but the values stands at
   the same place in every event: one ``struct`` then reads the whole map, and a comparison of the pieces between the
   values shows whether it was such a map.  With other values, the names at least come in the same order: to compare
   is cheaper than to decode.  Any other map is read name by name and value by value.
@@ -331,29 +331,38 @@ def _read_map(read: Read) -> Read:
 
 
 MISSES = 1000
-"""After so many maps that are not as the one before, the next one is taken for the one before."""
+"""After so many maps that are not as the one before, another one is taken for the one before."""
+
+
+_CODES: Mapping[type, str] = {bool: "?", float: "d", int: "B"}
+_SMALL: list[int | None] = [(b >> 1) ^ -(b & 1) if b < 128 else None for b in range(256)]
+"""The integer that one byte holds; None if it takes more than that byte."""
 
 
 class _Template:
-    """A map in one block with the names of one that was seen, its values of fixed size: doubles and booleans."""
+    """A map in one block with the names of one that was seen, its values of fixed size: doubles, booleans, small integers."""
 
-    def __init__(self, values: Mapping[str, float | bool], branches: Mapping[type, bytes]) -> None:
+    def __init__(self, values: Mapping[str, Any], branches: Mapping[type, bytes]) -> None:
         between = [write_string(name) + branches[type(value)] for name, value in values.items()]
-        codes = ("?" if isinstance(value, bool) else "d" for value in values.values())
+        codes = (_CODES[type(value)] for value in values.values())
         pieces = (f"{len(head)}s{code}" for head, code in zip(between, codes, strict=True))
         layout = struct.Struct("<B" + "".join(pieces) + "B")
         self.unpack, self.size = layout.unpack_from, layout.size
         self.names, self.between, self.misses = tuple(values), b"".join(between), 0
+        self.integers = [name for name, value in values.items() if type(value) is int]
 
 
 def _by_template(read_other: Read, branches: Mapping[type, bytes]) -> Read:
     """Read a map as a whole if it is like one before of as many values."""
     templates: dict[int, _Template] = {}
+    patience: dict[int, int] = {}  # maps to wait for until one is looked at, by their sizes
 
     def learn(count: int, values: dict[str, Any], size: int) -> None:
         if all(type(value) in branches for value in values.values()):
             template = _Template(values, branches)
-            if template.size == size:  # else it has several blocks, or a name twice
+            if (
+                template.size == size
+            ):  # else it has several blocks, a name twice, or a large integer
                 templates[count] = template
 
     def read(data: bytes, at: int) -> tuple[dict[str, Any], int]:
@@ -363,14 +372,22 @@ def _by_template(read_other: Read, branches: Mapping[type, bytes]) -> Read:
         template = templates.get(count)
         if template is None:
             values, end = read_other(data, at)
-            if not count & 0x81:
+            left = patience.get(count, 0)
+            patience[count] = left - 1 if left else MISSES
+            if not left and not count & 0x81:
                 learn(count, values, end - at)
             return values, end
         end = at + template.size
         if end <= len(data):
             found = template.unpack(data, at)
             if b"".join(found[1:-1:2]) == template.between and not found[-1]:
-                return dict(zip(template.names, found[2::2])), end  # noqa: B905 (half the time without)
+                values = dict(zip(template.names, found[2::2]))  # noqa: B905 (half the time without)
+                for name in template.integers:
+                    small = values[name] = _SMALL[values[name]]
+                    if small is None:
+                        break
+                else:
+                    return values, end
         template.misses += 1
         if template.misses == MISSES:
             templates.pop(count, None)  # another thread may have done it
@@ -618,7 +635,9 @@ def reader_of(schema: Schema, classes: Mapping[str, type]) -> Read:
         case {"type": "map", "values": values}:
             one_by_one = _read_map(reader_of(values, classes))
             if values == VALUE:
-                return _by_template(_by_names(one_by_one), {bool: BOOLEAN, float: DOUBLE})
+                return _by_template(
+                    _by_names(one_by_one), {bool: BOOLEAN, float: DOUBLE, int: LONG}
+                )
             return _by_template(one_by_one, {float: b""}) if values == "double" else one_by_one
         case {"type": "array", "items": items}:
             return _read_array(reader_of(items, classes))

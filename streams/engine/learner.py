@@ -175,12 +175,11 @@ class Learner(Role):
         self._outputs.poll()
 
     def _take(self, record: Raw, partition: int) -> None:
-        kind = control_kind(record.headers)
-        if kind in CONTROLS:
-            self._exclude(record, partition)
-            return
-        if kind is not None:
-            self._control(record, kind, partition)
+        if record.headers and (kind := control_kind(record.headers)) is not None:
+            if kind in CONTROLS:
+                self._exclude(record, partition)
+            else:
+                self._control(record, kind, partition)
             return
         try:
             example = self._decode(record.value or b"")
@@ -196,16 +195,16 @@ class Learner(Role):
         return self._tells_once and self._told.has(record.partition, _key(record), record.offset)
 
     def _learn(self, record: Raw, example: Example, partition: int) -> None:
-        key, version = example.model_key, record.offset + 1
-        fold = self._fold(key, partition)
-        if version <= fold.version:
+        key, offset = example.model_key, record.offset
+        fold = self._folds.get(key) or self._fold(key, partition)
+        if offset < fold.version:
             return
-        if record.offset < self._lineage(partition).learn_from:
-            fold.mark(version, example)  # of a lineage that was left for a fresh start
+        if offset < self._lineages[partition].learn_from:
+            fold.mark(offset + 1, example)  # of a lineage that was left for a fresh start
             applied = DUPLICATE
         else:
-            applied = fold.apply(version, example)
-        self._changed(key, record.offset)
+            applied = fold.apply(offset + 1, example)
+        self._changed(key, offset)
         if fold.owed:
             self._note_owed(key)
         self._tell(record, example, applied)
@@ -223,16 +222,16 @@ class Learner(Role):
         self._unscored.add(key)
 
     def _tell(self, record: Raw, example: Example, applied: Applied) -> None:
-        if self._is_told(record):
+        if not applied.fresh or (self._tells_once and self._is_told(record)):
             return
-        for refused in refusals(example, applied):
-            self._guard.bury(record, "learn", refused)
-        if applied.error is None and applied.fresh:
-            self._learned += example.label is not None
-            event_key = example.event_id.encode()
-            for outcome in learned(example, applied.fresh, record.offset + 1):
-                value = self._encode_outcome(outcome)
-                self._made.append((self._outcomes, value, event_key, NO_HEADERS))
+        if applied.error is not None:
+            for refused in refusals(example, applied):
+                self._guard.bury(record, "learn", refused)
+            return
+        self._learned += example.label is not None
+        event_key, encode = example.event_id.encode(), self._encode_outcome
+        for outcome in learned(example, applied.fresh, record.offset + 1):
+            self._made.append((self._outcomes, encode(outcome), event_key, NO_HEADERS))
 
     # Exclusions
 

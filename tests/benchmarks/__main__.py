@@ -14,7 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from streams.broker import Broker
-from tests.benchmarks import explaining, joining, latency, learning, predicting, report, restarting
+from tests.benchmarks import (
+    desk,
+    explaining,
+    joining,
+    latency,
+    learning,
+    predicting,
+    report,
+    restarting,
+)
 from tests.benchmarks.lab import Lab
 from tests.benchmarks.report import Figure
 
@@ -25,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "restarting": restarting.measure,
     "latency": latency.measure,
     "explaining": explaining.measure,
+    "desk": desk.measure,
 }
 QUICK = 0.01
 

@@ -72,6 +72,12 @@ MEANINGS = {
     "explain_linear_us": Meaning(
         "explanation of a linear model with 30 features", "µs", at_most=200
     ),
+    "desk_next_ms_p95": Meaning(
+        "desk, a verdict and the next items, 100,000 waiting, p95", "ms", at_most=30
+    ),
+    "desk_browse_ms_p95": Meaning("desk, Browse with any filter, p95", "ms", at_most=100),
+    "desk_verdicts_per_s": Meaning("desk, verdicts of 50 people at once", "/s", at_least=500),
+    "projection_per_s": Meaning("desk, records taken in on SQLite", "/s", at_least=10_000),
     "explain_forest_us": Meaning("explanation of a 10-tree forest with 9 features", "µs"),
 }
 

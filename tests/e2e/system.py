@@ -146,6 +146,7 @@ class System:
             "COUNTERPOINT_CACHE_DIR": str(folder.parent / "cache"),
             "COUNTERPOINT_SECRET": "of-the-tests",
             "COUNTERPOINT_SESSION_TIMEOUT_S": "6",
+            "COUNTERPOINT_DESK_PORT": "0",
             "PYTHONHASHSEED": "0",
             "PYTHONPATH": os.pathsep.join([str(folder), str(Path(__file__).parents[2])]),
             **{f"COUNTERPOINT_{key.upper()}": str(value) for key, value in settings.items()},

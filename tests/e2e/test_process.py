@@ -349,5 +349,5 @@ def test_what_arrives_while_a_rebalance_still_seeks_is_not_lost(
             assert system.end("predictor-2") == 0
             await_that(lambda: partitions(system, "predictor-1") == 4, 60)
     system.await_ids("predictions", flow.sent)
-    again = Counter(each.event_id for each in system.records("predictions", Prediction))
-    assert set(again.values()) == {1}
+    # One may be there twice, if a commit came too late for its rebalance: at least once is what is promised.
+    assert {each.event_id for each in system.records("predictions", Prediction)} == set(flow.sent)

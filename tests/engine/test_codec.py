@@ -124,7 +124,9 @@ def test_what_was_read_before_does_not_change_what_is_read(records: list[events.
 
 
 @given(
-    st.dictionaries(TEXT, st.floats() | st.booleans(), min_size=2, max_size=4),
+    st.dictionaries(
+        TEXT, st.floats() | st.booleans() | st.integers(-70, 70), min_size=2, max_size=4
+    ),
     st.data(),
 )
 def test_maps_that_look_alike_are_told_apart(values: dict[str, Any], data: st.DataObject) -> None:
@@ -140,7 +142,10 @@ def test_a_map_that_is_often_another_is_learned_anew() -> None:
     read = avro.reader_of({"type": "map", "values": avro.VALUE}, {})
     first: dict[str, Any] = {"a": 1.0, "b": 2.0}
     second: dict[str, Any] = {"c": "x", "d": None}
-    for features in (first, *[second] * (avro.MISSES + 1), first):
+    third: dict[str, Any] = {"c": 63, "d": -64}
+    fourth: dict[str, Any] = {"c": 64, "d": True}
+    many = avro.MISSES + 1
+    for features in (first, *[second] * many, first, *[third] * 2 * many, fourth, third, first):
         data = avro.write_values(features)
         assert read(data, 0) == (features, len(data))
 

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-collect_ignore = ["consumer.py", "producer.py", "reviewer.py"]
+collect_ignore = ["consumer.py", "producer.py", "reviewer.py", "tool.py"]

@@ -1,0 +1,381 @@
+"""The desk's pages: signing in, the queue, browsing, the story of an event, trouble, and the writes they make.
+
+Each takes what the desk's parts tell and shows it by a template; what is refused is told in words, on a page to those
+who look at one and as problem details to scripts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    RedirectResponse,
+    Response,
+    StreamingResponse,
+)
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from streams.core.errors import BadRecord, Conflict, NotFound, StreamsError, Unavailable
+from streams.desk import charts, views
+from streams.desk.asked import FILTERS, filter_of, form_of, json_of, path_of, verdict_of
+from streams.desk.board import Board
+from streams.desk.doors import COOKIE, CSRF, Doors, NotSignedIn, SecurityHeaders, TooOften
+from streams.desk.live import HELD
+from streams.desk.outbox import Confirmed
+from streams.desk.people import ANSWER, OPERATE, READ, SESSION_S, Person, check_scopes
+from streams.desk.quality import quality
+from streams.desk.reads import Story
+from streams.desk.templating import Templates
+
+HERE = Path(__file__).parent
+AHEAD = 3
+"""Items that a browser holds: the one on screen, and the next."""
+MOST_AT_ONCE = 200
+LOOKS_S, STILL_S = 0.1, 15.0
+PROBLEMS: Mapping[type[Exception], tuple[int, str]] = {
+    NotSignedIn: (401, "Sign in first"),
+    TooOften: (429, "Too many requests"),
+    BadRecord: (422, "This cannot be used"),
+    NotFound: (404, "There is no such thing"),
+    Conflict: (409, "This is in the way"),
+    Unavailable: (503, "Something does not answer"),
+}
+
+
+def pages(board: Board, doors: Doors) -> Starlette:
+    """The application that serves the pages."""
+    return _Pages(board, doors).app()
+
+
+class _Pages:
+    def __init__(self, board: Board, doors: Doors) -> None:
+        self._board, self._doors = board, doors
+        self._choices = views.choices(board.about.classes)
+        self._templates = Templates(board.about)
+
+    def app(self) -> Starlette:
+        gets: dict[str, Callable[[Request, Person], Response]] = {
+            "/queue": self._queue,
+            "/queue/items": self._items,
+            "/browse": self._browse,
+            "/browse/lanes": self._lanes,
+            "/event": self._event,
+            "/event/line": self._line,
+            "/quality": self._quality,
+            "/quality/body": self._quality_body,
+            "/trouble": self._trouble,
+            "/trouble/body": self._trouble_body,
+            "/health-line": self._health_line,
+        }
+        posts: dict[str, Callable[[Person, Mapping[str, Any]], Mapping[str, Any]]] = {
+            "/verdicts": self._give,
+            "/undo": self._undo,
+            "/postpone": self._postpone,
+            "/trouble/retry": self._retry,
+        }
+        return Starlette(
+            routes=[
+                Route("/", lambda request: RedirectResponse("/queue")),
+                Route("/sign-in", self._show_sign_in),
+                Route("/sign-in", self._sign_in, methods=["POST"]),
+                Route("/sign-out", self._sign_out, methods=["POST"]),
+                Route("/enter/{secret}", self._enter),
+                Route("/live", self._live),
+                *(Route(path, self._shown(page)) for path, page in gets.items()),
+                *(
+                    Route(path, self._written(work), methods=["POST"])
+                    for path, work in posts.items()
+                ),
+                Mount("/static", StaticFiles(directory=HERE / "static")),
+            ],
+            middleware=[Middleware(SecurityHeaders)],
+            exception_handlers={
+                StreamsError: self._refused,
+                HTTPException: self._refused,
+                500: self._refused,
+            },
+        )
+
+    # Signing in
+
+    def _show_sign_in(self, request: Request) -> Response:
+        return self._render(
+            request,
+            "sign_in.html",
+            None,
+            to=path_of(request.query_params.get("to", "")),
+            refused=None,
+        )
+
+    async def _sign_in(self, request: Request) -> Response:
+        form = await form_of(request)
+        name, password = form.get("name", ""), form.get("password", "")
+        to = path_of(form.get("to", ""))
+        person = await run_in_threadpool(self._checked, request, name, password)
+        if person is None:
+            refused = "That is not a name and its password."
+            return self._render(request, "sign_in.html", None, 403, to=to, refused=refused)
+        return await run_in_threadpool(self._let_in, person, to)
+
+    def _checked(self, request: Request, name: str, password: str) -> Person | None:
+        now = self._board.clock()
+        address = "" if request.client is None else request.client.host
+        for who in (f"at {address}", f"as {name}"):
+            self._doors.sign_ins.take(who, now)
+        return self._doors.people.by_password(name, password)
+
+    def _enter(self, request: Request) -> Response:
+        address = "" if request.client is None else request.client.host
+        self._doors.sign_ins.take(f"at {address}", self._board.clock())
+        person = self._doors.people.use_link(request.path_params["secret"], self._board.clock())
+        if person is None:
+            raise NotFound(
+                "this link was used before, or is too old: sign in, or ask for a new one"
+            )
+        return self._let_in(person, "/queue")
+
+    def _let_in(self, person: Person, to: str) -> Response:
+        secret = self._doors.people.new_session(person.name, self._board.clock())
+        answer = RedirectResponse(to, status_code=303)
+        answer.set_cookie(
+            COOKIE,
+            secret,
+            max_age=SESSION_S,
+            httponly=True,
+            secure=self._doors.secure,
+            samesite="lax",
+        )
+        return answer
+
+    async def _sign_out(self, request: Request) -> Response:
+        form = await form_of(request)
+        if form.get("csrf") != self._doors.csrf(request):
+            raise Conflict("this page is out of date: load it again")
+        await run_in_threadpool(self._end, request)
+        answer = RedirectResponse("/sign-in", status_code=303)
+        answer.delete_cookie(COOKIE)
+        return answer
+
+    def _end(self, request: Request) -> None:
+        person = self._doors.person(request)
+        self._board.work.release_all(person.name)
+        self._doors.people.end_session(request.cookies.get(COOKIE, ""))
+        self._board.pulse.beat([HELD])
+
+    # Pages
+
+    def _queue(self, request: Request, person: Person) -> Response:
+        cards = self._cards(person) if person.may(ANSWER) else []
+        return self._render(request, "queue.html", person, cards=cards)
+
+    def _items(self, request: Request, person: Person) -> Response:
+        check_scopes(person, [ANSWER])
+        event_id = request.query_params.get("event", "")
+        return self._render(request, "items.html", person, cards=self._cards(person, event_id))
+
+    def _cards(self, person: Person, event_id: str = "") -> list[views.Card]:
+        board = self._board
+        if not event_id:
+            items = board.work.next(person.name, board.clock(), AHEAD)
+            return [views.item_card(item, board.about.view) for item in items]
+        try:
+            item = board.work.lease(person.name, event_id, board.clock())
+        except (Conflict, NotFound):  # it is another's by now, or its verdict is still on its way
+            return []
+        return [views.item_card(item, board.about.view)]
+
+    def _browse(self, request: Request, person: Person) -> Response:
+        query = {name: request.query_params.get(name, "") for name in FILTERS}
+        search = urlencode({name: value for name, value in query.items() if value})
+        lanes = self._board.reads.lanes(filter_of(query))
+        return self._render(request, "browse.html", person, lanes=lanes, query=query, search=search)
+
+    def _lanes(self, request: Request, person: Person) -> Response:
+        query = {name: request.query_params.get(name, "") for name in FILTERS}
+        lanes = self._board.reads.lanes(filter_of(query))
+        return self._render(request, "lanes.html", person, lanes=lanes)
+
+    def _event(self, request: Request, person: Person) -> Response:
+        story = self._board.reads.story(request.query_params.get("id", ""))
+        said = story.prediction or story.review
+        card = None if said is None else views.card(said, self._board.about.view)
+        return self._render(
+            request, "event.html", person, story=story, card=card, **self._time_line(story)
+        )
+
+    def _line(self, request: Request, person: Person) -> Response:
+        story = self._board.reads.story(request.query_params.get("id", ""))
+        return self._render(request, "line.html", person, **self._time_line(story))
+
+    def _time_line(self, story: Story) -> dict[str, Any]:
+        held = self._board.work.holder(story.event_id, self._board.clock())
+        said = story.prediction or story.review
+        truth = None if story.seen is None else story.seen.truth
+        why = [] if said is None else views.failed(said, truth)
+        told = [views.happened(each) for each in story.moments]
+        return {"moments": told, "held": held, "why": why}
+
+    def _quality(self, request: Request, person: Person) -> Response:
+        return self._render(request, "quality.html", person, **self._figures())
+
+    def _quality_body(self, request: Request, person: Person) -> Response:
+        return self._render(request, "quality_body.html", person, **self._figures())
+
+    def _figures(self) -> dict[str, Any]:
+        task = self._board.about.task
+        found = quality(self._board.store, self._board.clock())
+        metric = charts.main_metric(task)
+        return {"quality": found, "drawn": charts.drawn(found, task), "metric": metric.capitalize()}
+
+    def _trouble(self, request: Request, person: Person) -> Response:
+        return self._render(request, "trouble.html", person, trouble=self._board.reads.trouble())
+
+    def _trouble_body(self, request: Request, person: Person) -> Response:
+        found = self._board.reads.trouble()
+        return self._render(request, "trouble_body.html", person, trouble=found)
+
+    def _health_line(self, request: Request, person: Person) -> Response:
+        return self._render(request, "health.html", person)
+
+    async def _live(self, request: Request) -> Response:
+        person = await run_in_threadpool(self._doors.person, request)
+        check_scopes(person, [READ])
+        return StreamingResponse(self._changes(), media_type="text/event-stream")
+
+    async def _changes(self) -> AsyncIterator[str]:
+        """What has changed, as it does; a word now and then, so that nobody takes the line for dead."""
+        pulse, still = self._board.pulse, 0.0
+        before = pulse.counts()
+        yield "retry: 1000\n\n"
+        while not pulse.ended:
+            await asyncio.sleep(LOOKS_S)
+            still += LOOKS_S
+            now = pulse.counts()
+            kinds = [kind for kind, count in now.items() if count != before[kind]]
+            before = now
+            if kinds:
+                still = 0.0
+                yield f"event: change\ndata: {' '.join(kinds)}\n\n"
+            elif still >= STILL_S:
+                still = 0.0
+                yield ": still here\n\n"
+
+    # Writes
+
+    def _give(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        check_scopes(person, [ANSWER])
+        given = body.get("verdicts")
+        if not isinstance(given, list) or not 0 < len(given) <= MOST_AT_ONCE:
+            raise BadRecord(f"verdicts has to be a list of 1 to {MOST_AT_ONCE}")
+        told = [self._said(person, each) for each in given]
+        self._board.pulse.beat([HELD])
+        return {"told": told}
+
+    def _said(self, person: Person, given: object) -> Mapping[str, Any]:
+        try:
+            verdict = verdict_of(given, self._choices)
+            done = self._board.outbox.confirm(person.name, verdict, self._board.clock())
+        except (BadRecord, NotFound, Conflict) as error:
+            gone = not isinstance(error, BadRecord)
+            return {"saved": False, "detail": str(error), "gone": gone}
+        return _saved(done)
+
+    def _undo(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        check_scopes(person, [ANSWER])
+        last = self._board.outbox.last(person.name)
+        if last is None:
+            raise Conflict("there is nothing to take back")
+        done = self._board.outbox.undo(person.name, last.event_id, self._board.clock())
+        return _saved(done)
+
+    def _postpone(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        check_scopes(person, [ANSWER])
+        lease, seconds = body.get("lease"), body.get("seconds")
+        if not isinstance(lease, str) or type(seconds) is not int:
+            raise BadRecord("lease has to be text, and seconds a whole number")
+        now = self._board.clock()
+        self._board.work.postpone(person.name, lease, now + seconds * 1000, now)
+        self._board.pulse.beat([HELD])
+        return {"saved": True}
+
+    def _retry(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        check_scopes(person, [OPERATE])
+        partition, _, offset = str(body.get("place")).partition("-")
+        if not (partition.isdecimal() and offset.isdecimal() and len(offset) < 19):
+            raise BadRecord("place has to be partition-offset, such as 0-17")
+        return {"said": self._board.retry(int(partition), int(offset))}
+
+    # What is common
+
+    def _shown(self, page: Callable[[Request, Person], Response]) -> Callable[[Request], Response]:
+        def show(request: Request) -> Response:
+            person = self._doors.person(request)
+            check_scopes(person, [READ])
+            return page(request, person)
+
+        return show
+
+    def _written(
+        self, work: Callable[[Person, Mapping[str, Any]], Mapping[str, Any]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def write(request: Request) -> Response:
+            person = await run_in_threadpool(self._doors.writer, request)
+            body = await json_of(request)
+            return JSONResponse(await run_in_threadpool(work, person, body))
+
+        return write
+
+    def _render(
+        self, request: Request, name: str, person: Person | None, status: int = 200, **given: Any
+    ) -> Response:
+        shown = self._templates.render(
+            name,
+            person=person,
+            here=request.url.path,
+            csrf=self._doors.csrf(request),
+            choices=self._choices,
+            health=None if person is None else self._board.health(),
+            now=self._board.clock(),
+            **given,
+        )
+        return HTMLResponse(shown, status)
+
+    def _refused(self, request: Request, error: Exception) -> Response:
+        status, title = next(
+            (told for kind, told in PROBLEMS.items() if isinstance(error, kind)),
+            (500, "The desk has failed"),
+        )
+        detail = str(error) if isinstance(error, StreamsError) else "its log tells more"
+        if isinstance(error, HTTPException):
+            status, title, detail = error.status_code, error.detail, "the desk has no such page"
+        headers = {"retry-after": f"{error.after_s:.0f}"} if isinstance(error, TooOften) else {}
+        if CSRF in request.headers or "text/html" not in request.headers.get("accept", ""):
+            problem = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+            media = "application/problem+json"
+            return JSONResponse(problem, status, headers, media)
+        if isinstance(error, NotSignedIn):
+            asked = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            return RedirectResponse(f"/sign-in?to={quote(asked, safe='')}", status_code=303)
+        try:
+            person = self._doors.person(request)
+        except StreamsError:
+            person = None
+        shown = self._render(request, "error.html", person, status, title=title, detail=detail)
+        shown.headers.update(headers)
+        return shown
+
+
+def _saved(done: Confirmed) -> Mapping[str, Any]:
+    return {"saved": True, "event_id": done.event_id, "feedback_id": done.feedback_id}

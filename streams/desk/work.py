@@ -1,0 +1,230 @@
+"""The queue: what a reviewer gets next, and for how long it is his alone.
+
+An item is held by at most one person at a time.  A lease ends by itself; what was postponed comes back.  It does not
+know what people answer: that is the outbox.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, select
+
+from streams.core.errors import BadRecord, Conflict, NotFound
+from streams.core.events import Review
+from streams.desk import queries
+from streams.desk.store import Store
+from streams.desk.tables import ANSWERED, EXPIRED, leases, postponed
+
+LEASE_S = 300.0
+MOST = 20
+"""Items that one person may hold."""
+POSTPONE_MOST_S = 30 * 86_400.0
+TRIES = 20
+COUNTED_MS = 1_000
+GONE = "the lease on event {event_id!r} is not yours any more: it ended, or was given back; ask for the next item"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Something to be looked at, held by one person.
+
+    Attributes:
+        review: What is asked, with the prediction, its features and its explanation.
+        lease: Proves that the item is held; to be given back with the answer.
+        until: When the lease ends, in milliseconds since the epoch.
+        waiting: How many items wait, this one among them.
+    """
+
+    review: Review
+    lease: str
+    until: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Who holds an item, and until when."""
+
+    event_id: str
+    reviewer: str
+    lease: str
+    until: int
+
+
+class Work:
+    """Gives items to people.
+
+    Args:
+        decode: The record of its stored bytes.
+        lease_s: How long an item is held unless the lease is renewed.
+    """
+
+    def __init__(
+        self, store: Store, decode: Callable[[bytes], Any], lease_s: float = LEASE_S
+    ) -> None:
+        self._store, self._decode = store, decode
+        self._lease_ms = int(lease_s * 1000)
+        self._counted = (0, -COUNTED_MS)
+
+    def next(self, reviewer: str, now: int, count: int = 1) -> list[Item]:
+        """The next items of a reviewer, most urgent first: those held already, and new ones up to the number.
+
+        The leases of all of them begin anew.
+        """
+        count = max(1, min(count, MOST))
+        until = now + self._lease_ms
+        held, waiting = self._store.write(
+            lambda connection: self._next(connection, reviewer, now, count)
+        )
+        return [Item(self._decode(value), token, until, waiting) for value, token in held]
+
+    def _next(
+        self, connection: Connection, reviewer: str, now: int, count: int
+    ) -> tuple[list[tuple[bytes, str]], int]:
+        """Bytes and leases of the items, and how many wait."""
+        mine = {"who": reviewer, "now": now, "then": now + self._lease_ms}
+        held: list[tuple[bytes, str]] = []
+        if connection.execute(queries.RENEW_MINE, mine).rowcount:
+            held = [(value, token) for value, token in connection.execute(queries.MINE, mine)]
+        for _ in range(TRIES):
+            missing = {"now": now, "many": count - len(held)}
+            if missing["many"] <= 0:
+                break
+            free = connection.execute(queries.FREE, missing).all()
+            for event_id, value in free:
+                token = self._grab(connection, event_id, reviewer, now)
+                if token is not None:
+                    held.append((value, token))
+            if not free:
+                break  # else another was faster with some of them: there may be more
+        return held[:count], self._waiting(connection, now)
+
+    def lease(self, reviewer: str, event_id: str, now: int) -> Item:
+        """One certain item.
+
+        Raises:
+            NotFound: Nobody is asked about the event.
+            Conflict: It is answered, or another person holds it.
+        """
+        until = now + self._lease_ms
+        value, token, waiting = self._store.write(
+            lambda connection: self._lease(connection, reviewer, event_id, now)
+        )
+        return Item(self._decode(value), token, until, waiting)
+
+    def _lease(
+        self, connection: Connection, reviewer: str, event_id: str, now: int
+    ) -> tuple[bytes, str, int]:
+        event = {"of": event_id, "now": now}
+        found = connection.execute(queries.ASKED, event).first()
+        if found is None:
+            message = f"nobody is asked about event {event_id!r}"
+            raise NotFound(message)
+        if found.state == ANSWERED or connection.execute(queries.SETTLED, event).first():
+            message = f"event {event_id!r} is answered already"
+            raise Conflict(message)
+        if found.state == EXPIRED:
+            message = f"the deadline of event {event_id!r} has passed: nothing would be learned"
+            raise Conflict(message)
+        token = self._grab(connection, event_id, reviewer, now)
+        if token is None:
+            # An own lease is renewed, with the token it has: it may be open in another window.
+            holder = connection.execute(queries.HOLDER, event).first()
+            if holder is None or holder.reviewer != reviewer:
+                raise Conflict(_held_by(event_id, holder, now))
+            token = str(holder.token)
+            renewed = {"lease": token, "then": now + self._lease_ms}
+            connection.execute(queries.RENEW, renewed)
+        return found.value, token, self._waiting(connection, now)
+
+    def renew(self, reviewer: str, lease: str, now: int) -> Held:
+        """Holds an item for longer; Conflict if it is not held any more."""
+        until = now + self._lease_ms
+
+        def work(connection: Connection) -> Held:
+            held = _checked(connection, reviewer, lease, now)
+            connection.execute(queries.RENEW, {"lease": lease, "then": until})
+            return Held(held.event_id, reviewer, lease, until)
+
+        return self._store.write(work)
+
+    def release(self, reviewer: str, lease: str, now: int) -> None:
+        """Gives an item back, for anybody to have; Conflict if it is not held any more."""
+
+        def work(connection: Connection) -> None:
+            _checked(connection, reviewer, lease, now)
+            connection.execute(queries.RELEASE, {"lease": lease})
+
+        self._store.write(work)
+
+    def release_all(self, reviewer: str) -> int:
+        """Gives back all that a reviewer holds, as when he signs out; how many."""
+        his = delete(leases).where(leases.c.reviewer == reviewer)
+        return self._store.write(lambda connection: connection.execute(his).rowcount)
+
+    def postpone(self, reviewer: str, lease: str, until: int, now: int) -> None:
+        """Puts an item away until a moment; then it comes back, for anybody.
+
+        Raises:
+            BadRecord: The moment has passed, or is too far.
+            Conflict: It is not held any more.
+        """
+        if not now < until <= now + POSTPONE_MOST_S * 1000:
+            days = POSTPONE_MOST_S / 86_400
+            reason = f"an item is postponed to a later moment, at most {days:g} days from now"
+            raise BadRecord(reason)
+
+        def work(connection: Connection) -> None:
+            held = _checked(connection, reviewer, lease, now)
+            connection.execute(queries.RELEASE, {"lease": lease})
+            connection.execute(delete(postponed).where(postponed.c.event_id == held.event_id))
+            row = {"event_id": held.event_id, "reviewer": reviewer, "until": until}
+            connection.execute(postponed.insert().values(row))
+
+        self._store.write(work)
+
+    def held(self, now: int) -> list[Held]:
+        """All that is held now."""
+        with self._store.reading() as connection:
+            rows = connection.execute(select(leases).where(leases.c.until > now)).all()
+        return [Held(row.event_id, row.reviewer, row.token, row.until) for row in rows]
+
+    def holder(self, event_id: str, now: int) -> Held | None:
+        """Who holds an item now."""
+        with self._store.reading() as connection:
+            row = connection.execute(queries.HOLDER, {"of": event_id, "now": now}).first()
+        return None if row is None else Held(row.event_id, row.reviewer, row.token, row.until)
+
+    def _waiting(self, connection: Connection, now: int) -> int:
+        """How many items wait; counted once in a while, since that takes longer than to lease one."""
+        count, at = self._counted
+        if now - at >= COUNTED_MS:
+            count = connection.scalar(queries.HOW_MANY) or 0
+            self._counted = (count, now)
+        return count
+
+    def _grab(self, connection: Connection, event_id: str, reviewer: str, now: int) -> str | None:
+        """The token of the lease on an item; None if another holds it."""
+        token = uuid.uuid4().hex
+        row = {"of": event_id, "who": reviewer, "lease": token, "now": now}
+        row["then"] = now + self._lease_ms
+        taken = connection.scalar(queries.GRAB[self._store.is_sqlite], row)
+        return None if taken is None else token
+
+
+def _checked(connection: Connection, reviewer: str, lease: str, now: int) -> Held:
+    row = connection.execute(queries.LEASED, {"lease": lease}).first()
+    if row is None or row.reviewer != reviewer or row.until <= now:
+        raise Conflict(GONE.format(event_id=row.event_id if row is not None else "?"))
+    return Held(row.event_id, reviewer, lease, row.until)
+
+
+def _held_by(event_id: str, holder: Any, now: int) -> str:
+    if holder is None:
+        return f"event {event_id!r} was just taken by another reviewer"
+    left_s = max((holder.until - now) // 1000, 0)
+    return f"event {event_id!r} is held by {holder.reviewer} for {left_s} more seconds"

@@ -1,0 +1,254 @@
+"""The pages: who may see them, what they show, what they refuse, and that everything stays text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from streams.core.events import Basis, Contribution, Score
+from streams.desk.asked import MOST_BYTES
+from streams.desk.doors import COOKIE, Doors, Proxy
+from streams.desk.pages import pages
+from streams.desk.people import People
+from streams.desk.store import open_store
+from streams.desk.views import card
+from tests.desk.desks import Desk, feedback, prediction
+
+PASSWORD = "correct horse"
+EVIL = "<script>alert('x')</script>\"/../'"
+HTML = {"accept": "text/html"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """One on SQLite: what differs with PostgreSQL is below the pages."""
+    store = open_store(f"sqlite:///{tmp_path / 'desk.sqlite'}", "tests")
+    yield Desk(store)
+    store.close()
+
+
+@pytest.fixture
+def doors(desk: Desk) -> Doors:
+    """Ann is a reviewer, Olga an operator, and a proxy is trusted."""
+    people = People(desk.store)
+    people.add("ann", "reviewer", 0, PASSWORD)
+    people.add("olga", "operator", 0)
+    return Doors(people, lambda: desk.now, Proxy("x-user", ["10.0.0.0/8"]))
+
+
+@pytest.fixture
+def client(desk: Desk, doors: Doors) -> Iterator[TestClient]:
+    """A browser that nobody has signed in with."""
+    with TestClient(pages(desk.board(), doors), headers=HTML) as opened:
+        opened.app_state["doors"] = doors
+        yield opened
+
+
+def sign_in(client: TestClient, name: str = "ann") -> TestClient:
+    """The browser, signed in."""
+    client.cookies.set(COOKIE, client.app_state["doors"].people.new_session(name, 1_000))
+    return client
+
+
+def post(client: TestClient, path: str, body: Any, **headers: str) -> Any:
+    """What a page's script sends."""
+    token = re.search(r'data-csrf="(\w+)"', client.get("/queue").text)
+    assert token is not None
+    return client.post(path, json=body, headers={"x-csrf": token[1], **headers})
+
+
+def test_nobody_sees_a_page_before_signing_in(client: TestClient) -> None:
+    for path in ("/queue", "/browse", "/event?id=a", "/quality", "/trouble"):
+        answer = client.get(path, follow_redirects=False)
+        assert answer.status_code == 303
+        assert answer.headers["location"].startswith("/sign-in?to=%2F")
+    assert client.get("/live").status_code == 200  # the form to sign in
+    assert client.get("/live", headers={"accept": "text/event-stream"}).status_code == 401
+    assert client.post("/undo", json={}, headers={"accept": "*/*"}).status_code == 401
+
+
+def test_signing_in_leads_where_one_wanted_to_go_and_nowhere_else(client: TestClient) -> None:
+    form = {"name": "ann", "password": PASSWORD}
+    for to, reached in (("/browse?text=a", "/browse?text=a"), ("//evil.example", "/queue")):
+        answer = client.post("/sign-in", data={**form, "to": to}, follow_redirects=False)
+        assert answer.headers["location"] == reached
+        cookie = answer.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=lax" in cookie
+
+
+def test_a_wrong_password_is_refused_and_soon_no_more_are_tried(client: TestClient) -> None:
+    form = {"name": "ann", "password": "wrong"}
+    assert client.post("/sign-in", data=form).status_code == 403
+    codes = [client.post("/sign-in", data=form).status_code for _ in range(10)]
+    assert codes[-1] == 429
+
+
+def test_a_link_signs_in_once(client: TestClient, doors: Doors) -> None:
+    secret = doors.people.new_link("ann", 0)
+    assert client.get(f"/enter/{secret}").url.path == "/queue"
+    client.cookies.clear()
+    assert client.get(f"/enter/{secret}").status_code == 404
+
+
+def test_a_proxy_is_believed_from_where_it_is_alone(desk: Desk, doors: Doors) -> None:
+    app, header = pages(desk.board(), doors), {"x-user": "ann", **HTML}
+    near = TestClient(app, headers=header, client=("10.1.2.3", 1))
+    assert "Sign out" in near.get("/queue").text
+    assert post(near, "/undo", {}).status_code == 409  # it is known, and has nothing to undo
+    far = TestClient(app, headers=header, client=("11.1.2.3", 1))
+    assert far.get("/queue").url.path == "/sign-in"
+
+
+def test_every_answer_forbids_scripts_but_our_own(client: TestClient) -> None:
+    for path in ("/queue", "/none", "/static/desk.js"):
+        headers = client.get(path).headers
+        assert "script-src 'self'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_verdict_is_kept_once_and_the_next_item_follows(desk: Desk, client: TestClient) -> None:
+    desk.ask("one", "two")
+    sign_in(client)
+    shown = re.findall(r'data-event="(\w+)" data-lease="(\w+)"', client.get("/queue").text)
+    assert [event for event, _ in shown] == ["one", "two"]
+    said = {"event_id": "one", "kind": "accept", "label": True, "lease": shown[0][1]}
+    said["feedback_id"] = "f-1"
+    for _ in range(2):
+        told = post(client, "/verdicts", {"verdicts": [said]}).json()["told"]
+        assert told == [{"saved": True, "event_id": "one", "feedback_id": "f-1"}]
+    assert desk.outbox.undelivered() == 1
+    assert 'data-event="one"' not in client.get("/queue").text
+    assert post(client, "/undo", {}).json()["event_id"] == "one"
+
+
+def test_what_changes_something_has_to_come_from_our_page(desk: Desk, client: TestClient) -> None:
+    desk.ask("one")
+    sign_in(client)
+    body = {"verdicts": [{"event_id": "one", "kind": "reject"}]}
+    assert client.post("/verdicts", json=body, headers={"x-csrf": "0"}).status_code == 409
+    assert client.post("/sign-out", data={"csrf": ""}).status_code == 409
+    assert desk.outbox.undelivered() == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"event_id": "none", "kind": "accept", "label": True}, "no event"),
+        ({"event_id": "one", "kind": "correct", "label": "maybe"}, "maybe"),
+        ({"event_id": "one", "kind": "correct", "typed": "maybe"}, "none of false, true"),
+        ({"event_id": "one", "kind": "correct", "label": ["x"]}, "not a list"),
+        ({"event_id": "one", "kind": "praise"}, "praise"),
+        ({"event_id": 7, "kind": "accept"}, "event_id has to be text"),
+        ({"event_id": "one", "kind": "reject", "comment": "x" * 5000}, "5,000 characters"),
+        ({"event_id": "one", "kind": "reject", "comment": "a\0b"}, "zero"),
+        ({"event_id": "one", "kind": "reject", "lease": "old"}, "lease"),
+        ("nothing", "object"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused_in_words_and_changes_nothing(
+    desk: Desk, client: TestClient, said: Any, words: str
+) -> None:
+    desk.ask("one")
+    sign_in(client)
+    (told,) = post(client, "/verdicts", {"verdicts": [said]}).json()["told"]
+    assert not told["saved"]
+    assert words in told["detail"]
+    assert desk.outbox.undelivered() == 0
+
+
+@pytest.mark.parametrize(
+    "body", [b"x" * (MOST_BYTES + 1), b"\xff\xfe", b"[]", b'{"verdicts": []}', b"{"]
+)
+def test_a_body_that_is_none_is_refused_in_words(
+    desk: Desk, client: TestClient, body: bytes
+) -> None:
+    sign_in(client)
+    token = re.search(r'data-csrf="(\w+)"', client.get("/queue").text)
+    assert token is not None
+    answer = client.post("/verdicts", content=body, headers={"x-csrf": token[1]})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"]
+
+
+def test_everything_stays_text(desk: Desk, client: TestClient) -> None:
+    desk.ask(EVIL, text=EVIL, features={EVIL: EVIL})
+    desk.say("olga", EVIL, "reject")
+    sign_in(client)
+    told = post(client, "/verdicts", {"verdicts": [{"event_id": EVIL, "kind": "undo"}]})
+    assert EVIL not in told.text or told.headers["content-type"] == "application/json"
+    desk.ask(EVIL + "2", text=EVIL, features={EVIL: EVIL})
+    params = {"id": EVIL}
+    for answer in (
+        client.get("/queue"),
+        client.get("/browse", params={"text": EVIL}),
+        client.get("/event", params=params),
+        client.get("/event", params={"id": EVIL + "3"}),
+        client.get("/sign-in", params={"to": "/" + EVIL}),
+    ):
+        assert "<script>alert" not in answer.text
+        assert "&lt;script&gt;alert" in answer.text
+
+
+def test_only_an_operator_retries(desk: Desk, client: TestClient) -> None:
+    assert post(sign_in(client), "/trouble/retry", {"place": "0-1"}).status_code == 409
+    assert post(sign_in(client, "olga"), "/trouble/retry", {"place": "0-1"}).json() == {
+        "said": "sent"
+    }
+    assert post(client, "/trouble/retry", {"place": "0-x"}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("text=on", ["one"]), ("label=true", ["one", "two"]), ("confidence_from=0.9", [])],
+)
+def test_browse_shows_what_was_asked_for(
+    desk: Desk, client: TestClient, query: str, found: list[str]
+) -> None:
+    desk.ask("one", "two")
+    page = sign_in(client).get(f"/browse?{query}").text
+    assert sorted(re.findall(r'checkbox" value="(\w+)"', page)) == found
+
+
+def test_a_filter_that_is_none_is_refused_on_a_page(client: TestClient) -> None:
+    for query in ("confidence_from=x", "model_version=1e99"):
+        answer = sign_in(client).get(f"/browse?{query}")
+        assert answer.status_code == 422
+        assert "<h1>This cannot be used</h1>" in answer.text
+
+
+def test_quality_is_drawn_of_nothing_and_of_something(desk: Desk, client: TestClient) -> None:
+    assert "Nothing was learned yet." in sign_in(client).get("/quality").text
+    desk.ask("one", "two")
+    desk.take(feedback("one", "correct", True), feedback("two", "correct", False))
+    metrics = {"accuracy.rolling": 0.75, "accuracy.frozen": 0.5, "accuracy.baseline": 0.5}
+    desk.take(Score("", 7, 4, metrics, 0), Score("", 9, 6, metrics, 0))
+    page = client.get("/quality").text
+    assert "accuracy after 6 lessons: model 75%, frozen 50%, baseline 50%" in page
+    assert "70% sure: 50% right of 2" in page
+    assert page.count('<th scope="row">ann</th>') == 1
+
+
+def test_a_loop_chooses_which_features_are_seen_and_in_which_order() -> None:
+    said = prediction("one", features={"a": 1.0, "secret": 2.0, "b": 3.0})
+    assert [row.feature for row in card(said, ("b", "a", "c")).rows] == ["b", "a"]
+    assert [row.feature for row in card(said).rows] == ["a", "secret", "b"]
+
+
+def test_an_event_tells_why_the_model_failed(desk: Desk, client: TestClient) -> None:
+    told = [Contribution("a", 1.0, 0.5), Contribution("b", 2.0, -0.1)]
+    basis = Basis("linear", "logit", True, None, 0.1, 0.0)
+    desk.take(prediction("one")._replace(explanation=told, basis=basis))
+    page = sign_in(client).get("/event?id=one").text
+    assert "Why it failed" not in page
+    desk.take(feedback("one", "correct", False))
+    page = client.get("/event?id=one").text
+    assert "said True 0.70, and the verdict is False" in page
+    assert "what pushed the wrong way: a=1 +0.5<" in page

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import random
+
+from streams.core.events import ACCEPT, CORRECT, Score
+from streams.desk.quality import Cell, quality
+from tests.desk.desks import HOUR_MS, Desk, feedback, outcome, prediction, review
+
+
+def test_the_raw_accuracy_is_wrong_and_the_weighted_one_right_where_people_see_hard_cases(
+    desk: Desk,
+) -> None:
+    draw = random.Random(7)
+    right_of_all = 0
+    made: list[tuple[str, bool, float]] = []
+    for number in range(3_000):
+        hard = draw.random() < 0.2
+        right = draw.random() < (0.5 if hard else 0.98)
+        right_of_all += right
+        probability = 0.9 if hard else 0.05
+        if draw.random() < probability:
+            made.append((f"e{number}", right, probability))
+    for event_id, right, probability in made:
+        desk.take(prediction(event_id, True, route="review", probability=probability))
+        desk.take(feedback(event_id, CORRECT, right))
+    told = quality(desk.store, desk.now)
+    truth = right_of_all / 3_000
+    assert told.raw is not None
+    assert told.weighted is not None
+    assert told.raw.high < truth
+    assert told.weighted.low <= truth <= told.weighted.high
+    assert told.weighted.cases == len(made)
+
+
+def test_volunteered_verdicts_have_no_probability_and_are_not_weighed(desk: Desk) -> None:
+    desk.take(prediction("auto"), feedback("auto"))
+    told = quality(desk.store, desk.now)
+    assert (told.raw, told.weighted) == (None, None)
+    assert told.confusion == (Cell(True, True, 1),)
+
+
+def test_what_is_asked_answered_and_left_is_counted_and_timed(desk: Desk) -> None:
+    desk.ask("answered", "open")
+    late = prediction("late", route="review")
+    desk.take(late, review(late, desk.now, desk.now + 500))
+    desk.now += 2_000
+    said = feedback("answered", ACCEPT)
+    desk.take(said)
+    desk.now += 1_000
+    desk.take(outcome(said, 0), Score("", 4, 1, {"accuracy": 1.0}, 5))
+    told = quality(desk.store, desk.now + HOUR_MS)
+    assert (told.asked, told.answered, told.unanswered) == (3, 1, 1)
+    assert told.to_verdict is not None
+    assert told.to_model is not None
+    assert (told.to_verdict.median, told.to_model.median) == (2.0, 1.0)
+    assert {age.up_to: age.count for age in told.waiting if age.count} == {"1 day": 1}
+    assert [point.metrics for point in told.history] == [{"accuracy": 1.0}]
+    assert [(group.name, group.count) for group in told.reviewers] == [("ann", 1)]
+    assert told.calibration[0].confidence == 0.7
+
+
+def test_people_who_look_at_the_same_agree_or_not(desk: Desk) -> None:
+    for number in range(4):
+        event_id = f"e{number}"
+        desk.take(prediction(event_id), feedback(event_id, CORRECT, number < 2, "ann"))
+        desk.take(feedback(event_id, CORRECT, number < 2, "bob"))
+    assert quality(desk.store, desk.now).agreement == 1.0
+    desk.take(feedback("e0", CORRECT, False, "bob"))
+    agreement = quality(desk.store, desk.now).agreement
+    assert agreement is not None
+    assert agreement < 1.0

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select
+
+from streams.core.errors import ConfigError, Conflict, Unavailable
+from streams.desk.store import Store, open_store
+from streams.desk.tables import about, leases, scores
+
+
+def test_a_database_belongs_to_one_loop(store: Store, url: str) -> None:
+    with pytest.raises(Conflict, match="loop 'tests', not of 'others'"):
+        open_store(url, "others")
+    open_store(url, "tests").close()
+
+
+def test_emptying_the_projection_leaves_what_is_the_desks_own(store: Store) -> None:
+    lease = {"event_id": "e", "reviewer": "ann", "token": "t", "until": 5}
+    score = {"partition": 0, "offset": 0, "at": 1, "model_key": "", "model_version": 1}
+    with store.writing() as connection:
+        connection.execute(insert(leases).values(lease))
+    with store.projecting() as connection:
+        connection.execute(insert(scores).values({**score, "learned": 1, "metrics": "{}"}))
+    store.empty_projection()
+    with store.reading() as connection:
+        assert connection.execute(select(scores)).all() == []
+        assert connection.execute(select(leases.c.event_id)).scalars().all() == ["e"]
+
+
+def test_what_fails_half_way_changes_nothing(store: Store) -> None:
+    def fail() -> None:
+        with store.writing() as connection:
+            connection.execute(insert(about).values(name="half", value="done"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    with store.reading() as connection:
+        assert connection.scalar(select(about.c.value).where(about.c.name == "half")) is None
+
+
+@pytest.mark.parametrize("url", ["mysql://root@localhost/desk", "nothing", "sqlite:"])
+def test_a_url_of_another_kind_is_refused_without_showing_it(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"sqlite:///file, or postgresql://") as refused:
+        open_store(url, "tests")
+    assert "root" not in str(refused.value)
+
+
+def test_a_database_that_is_not_there_is_told_in_words(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match="PostgreSQL does not answer"):
+        open_store("postgresql://ann:secret@127.0.0.1:1/desk", "tests")
+    (tmp_path / "file").touch()
+    with pytest.raises(Unavailable, match="no folder"):
+        open_store(f"sqlite:///{tmp_path / 'file' / 'desk.sqlite'}", "tests")

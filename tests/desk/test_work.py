@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from streams.core.errors import BadRecord, Conflict, NotFound
+from streams.core.events import ACCEPT, CORRECT
+from streams.desk.outbox import Verdict
+from streams.desk.store import open_store
+from tests.desk.desks import HOUR_MS, Desk, feedback
+
+LEASE_MS = 60_000
+PEOPLE = ("ann", "bob", "eve")
+
+
+def test_the_most_urgent_comes_first_and_a_reviewer_keeps_what_he_holds(desk: Desk) -> None:
+    desk.ask("low")
+    desk.ask("high", priority=2.0)
+    (first,) = desk.next("ann")
+    assert first.review.event_id == "high"
+    assert [item.lease for item in desk.next("ann")] == [first.lease]
+    assert desk.answered(desk.next("ann", 2)) == ["high", "low"]
+
+
+def test_two_people_never_hold_the_same_item(desk: Desk) -> None:
+    desk.ask("a", "b")
+    given = desk.answered(desk.next("ann")) + desk.answered(desk.next("bob"))
+    assert sorted(given) == ["a", "b"]
+    assert desk.next("eve") == []
+    with pytest.raises(Conflict, match="is held by ann for 60 more seconds"):
+        desk.work.lease("eve", given[0], desk.now)
+
+
+def test_a_lease_that_ends_or_is_given_back_frees_the_item(desk: Desk) -> None:
+    desk.ask("a")
+    (item,) = desk.next("ann")
+    desk.now += LEASE_MS - 1
+    desk.now = desk.work.renew("ann", item.lease, desk.now).until - 1
+    assert desk.next("bob") == []
+    desk.now += 1
+    assert desk.answered(desk.next("bob")) == ["a"]
+    with pytest.raises(Conflict, match="not yours any more"):
+        desk.work.renew("ann", item.lease, desk.now)
+    desk.work.release("bob", desk.next("bob")[0].lease, desk.now)
+    assert desk.answered(desk.next("ann")) == ["a"]
+    assert desk.work.release_all("ann") == 1
+    assert desk.work.held(desk.now) == []
+
+
+def test_what_is_postponed_comes_back(desk: Desk) -> None:
+    desk.ask("a")
+    (item,) = desk.next("ann")
+    with pytest.raises(BadRecord, match="at most 30 days"):
+        desk.work.postpone("ann", item.lease, desk.now, desk.now)
+    desk.work.postpone("ann", item.lease, desk.now + 500, desk.now)
+    assert desk.next("ann") == desk.next("bob") == []
+    desk.now += 500
+    assert desk.answered(desk.next("bob")) == ["a"]
+
+
+def test_an_item_is_gone_with_its_answer_or_its_deadline(desk: Desk) -> None:
+    desk.ask("said", "elsewhere", "late")
+    desk.say("ann", "said", ACCEPT)
+    desk.take(feedback("elsewhere", reviewer="bob"))
+    assert desk.answered(desk.next("ann", 5)) == ["late"]
+    desk.work.release_all("ann")
+    for event_id in ("said", "elsewhere"):
+        with pytest.raises(Conflict, match="answered already"):
+            desk.work.lease("ann", event_id, desk.now)
+    with pytest.raises(NotFound, match="nobody is asked"):
+        desk.work.lease("ann", "unknown", desk.now)
+    desk.now += HOUR_MS
+    assert desk.next("ann", 5) == []
+
+
+def test_an_undone_answer_waits_again(desk: Desk) -> None:
+    desk.ask("a")
+    desk.say("ann", "a", ACCEPT)
+    assert desk.next("bob") == []
+    desk.outbox.undo("ann", "a", desk.now)
+    assert desk.answered(desk.next("bob")) == ["a"]
+
+
+def test_a_named_item_can_be_had_and_is_the_same_in_two_windows(desk: Desk) -> None:
+    desk.ask("a", "b")
+    item = desk.work.lease("ann", "b", desk.now)
+    assert desk.work.lease("ann", "b", desk.now + 1).lease == item.lease
+    holder = desk.work.holder("b", desk.now)
+    assert holder is not None
+    assert (holder.reviewer, holder.lease) == ("ann", item.lease)
+
+
+def test_many_at_once_share_the_items_without_one_twice(desk: Desk) -> None:
+    desk.ask(*(f"e{number}" for number in range(60)))
+    told: list[str] = []
+    failed: list[BaseException] = []
+
+    def work(reviewer: str) -> None:
+        try:
+            while items := desk.work.next(reviewer, desk.now, 2):
+                event_id = items[0].review.event_id
+                verdict = Verdict(event_id=event_id, kind=CORRECT, label=True, lease=items[0].lease)
+                desk.outbox.confirm(reviewer, verdict, desk.now)
+                told.append(event_id)
+        except BaseException as error:  # noqa: BLE001  told by the test
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"r{n}",)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert Counter(told) == Counter(f"e{number}" for number in range(60))
+
+
+class Leases(RuleBasedStateMachine):
+    """Whatever people do, and however late: nobody is given what another holds, and nothing is lost."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        path = Path(self.folder.name) / "desk.sqlite"
+        self.desk = Desk(open_store(f"sqlite:///{path}", "tests"))
+        self.names: Iterator[int] = count()
+        self.held: dict[str, tuple[str, str, int]] = {}
+        self.away: dict[str, int] = {}
+        self.open: set[str] = set()
+
+    def teardown(self) -> None:
+        self.desk.store.close()
+        self.folder.cleanup()
+
+    @rule(priority=st.integers(0, 2))
+    def ask(self, priority: int) -> None:
+        event_id = f"e{next(self.names)}"
+        self.desk.ask(event_id, priority=priority)
+        self.open.add(event_id)
+
+    @rule(who=st.sampled_from(PEOPLE), many=st.integers(1, 3))
+    def next(self, who: str, many: int) -> None:
+        now = self.desk.now
+        items = self.desk.next(who, many)
+        for item in items:
+            event_id = item.review.event_id
+            holder = self.held.get(event_id)
+            assert holder is None or holder[0] == who or holder[2] <= now
+            assert event_id in self.open
+        for event_id, (holder_, token, until) in list(self.held.items()):
+            if holder_ == who and until > now:
+                self.held[event_id] = (who, token, now + LEASE_MS)
+        for item in items:
+            self.held[item.review.event_id] = (who, item.lease, item.until)
+            self.away.pop(item.review.event_id, None)
+        if len(items) < many:  # nothing that is free was kept back
+            assert self.open <= set(self._kept_from(now)), "something was free"
+
+    def _kept_from(self, now: int) -> set[str]:
+        held = {e for e, (_, _, until) in self.held.items() if until > now}
+        return held | {e for e, until in self.away.items() if until > now}
+
+    @rule(who=st.sampled_from(PEOPLE), what=st.sampled_from(["release", "postpone", "answer"]))
+    def end_one(self, who: str, what: str) -> None:
+        now = self.desk.now
+        mine = sorted((e, t) for e, (w, t, until) in self.held.items() if w == who and until > now)
+        for event_id, token in mine[:1]:
+            del self.held[event_id]
+            if what == "release":
+                self.desk.work.release(who, token, now)
+            elif what == "postpone":
+                self.away[event_id] = now + 10_000
+                self.desk.work.postpone(who, token, now + 10_000, now)
+            else:
+                self.open.discard(event_id)
+                self.desk.outbox.confirm(
+                    who, Verdict(event_id=event_id, kind=ACCEPT, lease=token), now
+                )
+
+    @rule(who=st.sampled_from(PEOPLE))
+    def use_a_lease_that_ended(self, who: str) -> None:
+        now = self.desk.now
+        for event_id, (holder, token, until) in list(self.held.items()):
+            if holder != who or until <= now:
+                with pytest.raises(Conflict):
+                    self.desk.work.release(who, token, now)
+                verdict = Verdict(event_id=event_id, kind=ACCEPT, lease=token)
+                with pytest.raises(Conflict):
+                    self.desk.outbox.confirm(who, verdict, now)
+
+    @rule(ms=st.sampled_from([1, 9_999, LEASE_MS]))
+    def wait(self, ms: int) -> None:
+        self.desk.now += ms
+
+    @invariant()
+    def holders_are_as_told(self) -> None:
+        now = self.desk.now
+        told = {held.event_id: held.reviewer for held in self.desk.work.held(now)}
+        assert told == {e: who for e, (who, _, until) in self.held.items() if until > now}
+
+
+TestLeases = Leases.TestCase
+TestLeases.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)

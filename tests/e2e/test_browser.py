@@ -1,0 +1,279 @@
+"""People at the desk, with real browsers on a real system: one loop for all tests, each with events of its own.
+
+With COUNTERPOINT_TEST_PICTURES=FOLDER the pictures of the pages are kept there.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+
+from streams import opening
+from streams.core.events import LEARNED, RETRACTED, Input, Outcome
+from streams.demos import digits
+from streams.desk.board import now_ms
+from streams.desk.people import People
+from streams.desk.store import open_store
+from tests.conftest import Kafka
+from tests.e2e.system import System, await_that
+
+CHROMIUM = "/usr/bin/chromium"
+TOOL = Path(__file__).parents[1] / "examples" / "tool.py"
+HERE_ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
+DIGITS = """
+from river import linear_model, preprocessing
+from streams import Loop, review
+
+loop = Loop(
+    name={name!r},
+    task="multiclass",
+    model=preprocessing.StandardScaler() | linear_model.SoftmaxRegression(),
+    classes=tuple(range(10)),
+    review=review.Everything(),
+)
+"""
+PASSWORD = "correct horse"
+EVIL = "<script>alert('x')</script>\"/../'"
+MANY, REVIEWED = 64, 30
+SHOWN = "document.querySelector('.item:not([hidden])')?.dataset.event"
+TIMED = """
+() => {
+  window.took = [];
+  let pressed, event;
+  addEventListener("keydown", () => {
+    pressed = performance.now();
+    event = %s;
+  }, true);
+  new MutationObserver(() => {
+    const now = %s;
+    if (event && now && now !== event) { window.took.push(performance.now() - pressed); event = null; }
+  }).observe(document.querySelector("#queue"), { childList: true, subtree: true, attributes: true });
+}
+""" % (SHOWN, SHOWN)  # noqa: UP031  braces are JavaScript's
+
+Open = Callable[[str, str], Page]
+
+
+@pytest.fixture(scope="module")
+def truth() -> dict[str, int]:
+    """Which digit each image is."""
+    return {event_id: int(digit) for event_id, _, digit in digits.stream()}
+
+
+@pytest.fixture(scope="module")
+def system(broker: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """A loop that asks about every digit, with its desk and some digits that wait."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    folder = tmp_path_factory.mktemp("browser")
+    name = f"digits-{os.getpid()}"
+    with System(broker.bootstrap, folder, DIGITS, name, desk_port=port) as made:
+        made.prepare()
+        with closing(open_store(opening.desk_url(made.loop, made.settings), name)) as store:
+            people = People(store)
+            for person, role in (("ann", "reviewer"), ("bob", "senior"), ("olga", "operator")):
+                people.add(person, role, now_ms(), PASSWORD if person == "ann" else None)
+        made.start_all()
+        made.start("desk")
+        made.send(
+            "inputs",
+            [Input(*event[:2]) for _, event in zip(range(MANY), digits.stream(), strict=False)],
+        )
+        url = f"http://127.0.0.1:{port}/readyz"
+
+        def ready() -> bool:
+            try:
+                return httpx.get(url).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        await_that(ready, 60.0, "the desk is ready")
+        yield made
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, which reaches this machine alone."""
+    with sync_playwright() as playwright:
+        arguments = ["--disable-dev-shm-usage", "--disable-gpu", HERE_ALONE]
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def open_page(system: System, browser: Browser) -> Iterator[Open]:
+    """Opens a page in a browser of its own, signed in; nothing may be amiss in its console."""
+    contexts, amiss = [], list[str]()
+
+    def on_dialog(dialog: Dialog) -> None:
+        amiss.append(dialog.message)
+        dialog.dismiss()
+
+    def opened(person: str, path: str) -> Page:
+        context = browser.new_context(service_workers="block")
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("dialog", on_dialog)
+        page.on("pageerror", lambda error: amiss.append(str(error)))
+        link = opening.link(system.loop, system.settings, person)
+        page.goto(link)
+        page.goto(link[: link.index("/enter/")] + path)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert amiss == []
+
+
+def await_items(page: Page) -> None:
+    """Waits until there is something to do."""
+    page.wait_for_selector(".item:not([hidden])")
+
+
+def shown(page: Page) -> str:
+    """The event on screen."""
+    return str(page.evaluate(SHOWN))
+
+
+def answer(page: Page, truth: dict[str, int]) -> str:
+    """Presses the key of the right digit, and waits for the next item; the event."""
+    await_items(page)
+    event = shown(page)
+    page.keyboard.press(str(truth[event]))
+    page.wait_for_function(f"event => {SHOWN} !== event", arg=event)
+    return event
+
+
+def test_thirty_digits_with_the_keyboard_alone(
+    system: System, browser: Browser, truth: dict[str, int]
+) -> None:
+    page = browser.new_page()
+    page.goto(f"http://127.0.0.1:{system.settings.desk_port}/")
+    page.keyboard.type("ann")
+    page.keyboard.press("Tab")
+    page.keyboard.type(PASSWORD)
+    page.keyboard.press("Enter")
+    await_items(page)
+    page.evaluate(TIMED)
+    events = [answer(page, truth) for _ in range(REVIEWED)]
+    page.wait_for_function("count => window.took.length === count", arg=REVIEWED)
+    took = page.evaluate("window.took")
+    page.close()
+    assert len(set(events)) == REVIEWED
+    assert statistics.median(took) < 100
+
+    def learned() -> bool:
+        told = system.records("outcomes", Outcome)
+        return {each.event_id for each in told if each.status == LEARNED} >= set(events)
+
+    await_that(learned, 60.0, "all verdicts are learned")
+
+
+def test_two_people_never_see_the_same_item(open_page: Open, truth: dict[str, int]) -> None:
+    ann, bob = open_page("ann", "/queue"), open_page("bob", "/queue")
+    seen: dict[str, set[str]] = {"ann": set(), "bob": set()}
+    for _ in range(4):
+        for name, page in (("ann", ann), ("bob", bob)):
+            await_items(page)
+            held = page.eval_on_selector_all(".item", "all => all.map(one => one.dataset.event)")
+            seen[name] |= set(held)
+            answer(page, truth)
+    assert seen["ann"]
+    assert seen["ann"].isdisjoint(seen["bob"])
+
+
+def test_an_answer_shows_live_in_anothers_browse_and_undo_repairs(
+    system: System, open_page: Open, truth: dict[str, int]
+) -> None:
+    queue = open_page("ann", "/queue")
+    await_items(queue)
+    event = shown(queue)
+    watcher = open_page("bob", f"/browse?text={event}")
+    answer(queue, truth)
+    row = watcher.locator("li", has=watcher.get_by_text(event, exact=True))
+    expect(row.locator(".verdict")).to_contain_text("ann: correct", timeout=20_000)
+    queue.keyboard.press("u")
+    expect(queue.locator("#said")).to_have_text(f"Taken back: {event}", timeout=20_000)
+    expect(row.locator(".verdict")).to_have_count(0, timeout=20_000)
+
+    def retracted() -> bool:
+        told = system.records("outcomes", Outcome)
+        return any(each.event_id == event and each.status == RETRACTED for each in told)
+
+    await_that(retracted, 30.0, "what was learned is taken back")
+
+
+def test_several_are_answered_at_once(open_page: Open) -> None:
+    page = open_page("bob", "/browse?answered=no")
+    boxes = page.locator(".lane input")
+    events = [boxes.nth(n).get_attribute("value") for n in range(2)]
+    for event in events:
+        page.locator(f".lane input[value='{event}']").check()
+    page.keyboard.press("7")
+    expect(page.locator("#said")).to_have_text("2 saved")
+    for event in events:
+        expect(page.locator(f".lane input[value='{event}']")).to_have_count(0, timeout=20_000)
+
+
+def test_the_tool_that_is_shown_answers_two_events(system: System) -> None:
+    with closing(open_store(opening.desk_url(system.loop, system.settings), system.name)) as store:
+        people = People(store)
+        people.add("tool", "reviewer", now_ms())
+        token = people.new_token("tool", ["read", "answer"], now_ms())
+    desk = f"http://127.0.0.1:{system.settings.desk_port}"
+    done = subprocess.run(
+        [sys.executable, str(TOOL), desk, token, "2"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    given = set(done.stdout.split())
+    assert len(given) == 2
+    system.await_ids("outcomes", given, "feedback_id")
+
+
+def test_script_stays_text(system: System, open_page: Open) -> None:
+    pixels = next(iter(digits.stream()))[1]
+    system.send("inputs", [Input(EVIL, pixels, EVIL)])
+    page = open_page("ann", "/browse?text=script")
+    page.wait_for_selector(".lane input")
+    page.get_by_role("link", name="The story of").click()
+    expect(page.locator("h1")).to_have_text(EVIL)
+    expect(page.locator("blockquote")).to_have_text(EVIL)
+    page.get_by_role("button", name="Reject").click()
+    expect(page.locator("#said")).to_have_text("1 saved")
+    expect(page.locator(".line .feedback")).to_have_count(1, timeout=20_000)
+
+
+def test_each_page_suits_everybody_and_has_its_picture(
+    system: System, open_page: Open, tmp_path: Path
+) -> None:
+    folder = Path(os.environ.get("COUNTERPOINT_TEST_PICTURES") or tmp_path).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    system.write(system.topic("inputs"), b"not a record", b"broken")
+    page = open_page("olga", "/queue")
+    await_items(page)
+    event = shown(page)
+    for path in ("/queue", "/browse", f"/event?id={event}", "/quality", "/trouble"):
+        page.goto(page.url.split("/", 3)[0] + f"//127.0.0.1:{system.settings.desk_port}{path}")
+        for scheme, wide in (("light", 1200), ("dark", 360)):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            page.set_viewport_size({"width": wide, "height": 800})
+            found = Axe().run(page).response["violations"]
+            assert [(path, scheme, each["id"], each["nodes"][0]["html"]) for each in found] == []
+            over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert over <= 0, f"{path} is wider than {wide}"
+            name = path[1:].split("?")[0]
+            page.screenshot(path=folder / f"{name}-{scheme}.png")
