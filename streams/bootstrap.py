@@ -212,6 +212,20 @@ class Parts:
         given = pickle.dumps((self.model, self.loop.task, self.lessons(count)))
         return replays(given)
 
+    @property
+    def rules(self) -> Rules:
+        """What the loop says about verdicts."""
+        loop = self.loop
+        return Rules(
+            task=loop.task,
+            classes=tuple(loop.classes),
+            window_ms=loop.window_ms,
+            early_ms=loop.early_ms,
+            weights=loop.weights,
+            corrections=loop.corrections,
+            unanswered=loop.unanswered,
+        )
+
     def new_fold(self, scores: Scores | None) -> Fold:
         """A model before its first lesson."""
         return Fold(self.model, self.loop.task, self.loop.classes, scores=scores)
@@ -521,16 +535,7 @@ def _intake(parts: Parts, slot: Slot) -> Role:
 def _joiner(parts: Parts, slot: Slot, *, standby: bool = False) -> Role:
     loop, topic = parts.loop, parts.topic
     predictions, feedback = topic(names.PREDICTIONS), topic(names.FEEDBACK)
-    rules = Rules(
-        task=loop.task,
-        classes=tuple(loop.classes),
-        window_ms=loop.window_ms,
-        early_ms=loop.early_ms,
-        weights=loop.weights,
-        corrections=loop.corrections,
-        unanswered=loop.unanswered,
-    )
-    cache = Cache(BLOCK_CACHE_BYTES)
+    rules, cache = parts.rules, Cache(BLOCK_CACHE_BYTES)
     ids = parts.topic_ids
 
     def open_partition(partition: int, emit: Emit) -> PartitionJoin:

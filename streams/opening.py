@@ -20,7 +20,6 @@ from streams.config import Settings
 from streams.core import topics as names
 from streams.core.errors import ConfigError, Unavailable
 from streams.core.events import Feedback
-from streams.core.verdicts import Rules
 from streams.desk.api import make_api
 from streams.desk.board import About, Board, Health, now_ms
 from streams.desk.doors import Doors, Proxy
@@ -130,19 +129,6 @@ def desk_url(loop: Loop, settings: Settings) -> str:
     return f"sqlite:///{settings.state_dir / loop.name / ROLE / 'desk.sqlite'}"
 
 
-def rules_of(loop: Loop) -> Rules:
-    """What the loop says about verdicts."""
-    return Rules(
-        task=loop.task,
-        classes=tuple(loop.classes),
-        window_ms=loop.window_ms,
-        early_ms=loop.early_ms,
-        weights=loop.weights,
-        corrections=loop.corrections,
-        unanswered=loop.unanswered,
-    )
-
-
 def _check(parts: Parts) -> None:
     """The topics are as they must be, if Kafka is there to be asked."""
     try:
@@ -157,7 +143,7 @@ def _check(parts: Parts) -> None:
 
 def _made(parts: Parts, store: Store) -> Opened:
     loop, decode = parts.loop, parts.codec.decode
-    rules, pulse = rules_of(loop), Pulse()
+    rules, pulse = parts.rules, Pulse()
     followed = {suffix: parts.topic(suffix) for suffix in FOLLOWED}
     projection = Projection(
         kafka=parts.kafka,

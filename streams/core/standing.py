@@ -47,8 +47,3 @@ def standing(verdicts: Sequence[Feedback]) -> Feedback | None:
     """
     left = not_taken_back(verdicts)
     return left[-1] if left else None
-
-
-def opinions(verdicts: Sequence[Feedback]) -> dict[str, Feedback]:
-    """By author, the last verdict that he has not taken back."""
-    return {author(verdict): verdict for verdict in not_taken_back(verdicts)}

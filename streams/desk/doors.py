@@ -91,7 +91,7 @@ class Rate:
         self._left: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, who: str, now: int, cost: float = 1.0) -> None:
+    def take(self, who: str, now: int) -> None:
         """Counts one more.
 
         Raises:
@@ -100,12 +100,12 @@ class Rate:
         with self._lock:
             left, at = self._left.pop(who, (float(self._burst), now))
             left = min(left + max(now - at, 0) * self._per_ms, self._burst)
-            may = left >= min(cost, self._burst)
-            self._left[who] = (left - cost if may else left, now)
+            may = left >= 1
+            self._left[who] = (left - 1 if may else left, now)
             while len(self._left) > REMEMBERED:
                 self._left.popitem(last=False)
         if not may:
-            raise TooOften(max((cost - left) / self._per_ms / 1000, 1.0))
+            raise TooOften(max((1 - left) / self._per_ms / 1000, 1.0))
 
 
 class Doors:
@@ -147,7 +147,7 @@ class Doors:
             raise NotSignedIn("sign in first: nobody is known by what came with this request")
         return found
 
-    def writer(self, connection: HTTPConnection, cost: float = 1.0) -> Person:
+    def writer(self, connection: HTTPConnection) -> Person:
         """Who is there, to change something.
 
         Raises:
@@ -160,7 +160,7 @@ class Doors:
             connection.headers.get(CSRF, "").encode(), self.csrf(connection).encode()
         ):
             raise Conflict("this page is out of date: load it again")
-        self.writes.take(person.name, self._clock(), cost)
+        self.writes.take(person.name, self._clock())
         return person
 
     def caller(self, request: Request) -> Person | None:
