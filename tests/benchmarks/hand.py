@@ -30,6 +30,7 @@ from tests.benchmarks.loops import trained
 COMMIT_INTERVAL_S = 1.0
 FLUSH_S = 30.0
 ROUTE = [("route", b"auto")]
+UNEXPLAINED = tuple(Prediction._field_defaults.values())
 
 
 class Hand:
@@ -112,7 +113,7 @@ class Hand:
                 AUTO,
                 NOBODY_ASKED,
                 0.99,
-                None,
+                *UNEXPLAINED,
             )
             outputs.append((encode(new(Prediction, answer)), message.key()))
         produce, poll = self.producer.produce, self.producer.poll
