@@ -56,7 +56,7 @@ from streams.engine.partition import Emit, PartitionJoin
 from streams.engine.places import Places
 from streams.engine.predictor import Predictor
 from streams.engine.producer import Outputs
-from streams.engine.reader import to_end
+from streams.engine.reader import group_less, partitions_of, to_end
 from streams.engine.replay import replays
 from streams.engine.replica import Replica
 from streams.engine.slot import Slot, take
@@ -228,7 +228,8 @@ class Parts:
 
     def new_fold(self, scores: Scores | None) -> Fold:
         """A model before its first lesson."""
-        return Fold(self.model, self.loop.task, self.loop.classes, scores=scores)
+        loop, detectors = self.loop, self.loop.review.detectors()
+        return Fold(self.model, loop.task, loop.classes, scores=scores, detectors=detectors)
 
     def new_scores(self) -> Scores:
         """Metrics before the first lesson."""
@@ -490,6 +491,7 @@ def _predictor(parts: Parts, slot: Slot) -> Role:
         read=input_reader(loop.inputs, parts.codec),
         model_key=None if loop.model_key is None else parts.model_key(),
         policy=loop.review,
+        partitions=lambda: _partitions(parts, parts.topic(names.INPUTS)),
         explains=loop.explain,
         predictions=parts.topic(names.PREDICTIONS),
         replica=replica,
@@ -498,6 +500,14 @@ def _predictor(parts: Parts, slot: Slot) -> Role:
         guard=parts.guard("predictor"),
         heart=parts.heart("predictor", slot.name),
     )
+
+
+def _partitions(parts: Parts, topic: str) -> int:
+    consumer = group_less(parts.kafka)
+    try:
+        return len(partitions_of(consumer, topic))
+    finally:
+        consumer.close()
 
 
 def _learner(parts: Parts, slot: Slot) -> Role:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -19,6 +20,7 @@ from streams.broker import Broker
 from streams.cli import commands
 from streams.config import Settings
 from streams.core import topics
+from streams.core.experience import Experience
 from streams.core.topics import TopicSpec
 from streams.engine import admin
 from streams.engine.codec import Codec
@@ -76,6 +78,23 @@ def test_the_loop_that_is_shown_is_a_loop() -> None:
     loop = names["loop"]
     assert isinstance(loop, Loop)
     assert loop.inputs.topic == "payments.captured"
+
+
+def test_the_policy_that_is_shown_asks_about_what_it_says() -> None:
+    shown = next(block for block in blocks("python") if "review.ColdStart" in block)
+    names: dict[str, Any] = {}
+    exec(compile(shown, "README.md", "exec"), names)  # noqa: S102  our own README
+    policy, knows = names["policy"], Experience()
+    assert policy.mistakes() == []
+    knows.lessons, knows.taught = 1_000, {"True": 500, "False": 500}
+    route = policy.router()
+    scores = {"True": 0.99, "False": 0.01}
+    decided = [
+        route(f"p-{n}", True, scores, 0.99, {"amount": 20_000.0 * (n == 99)}, knows)
+        for n in range(100)
+    ]
+    assert sum(asked.route == "review" for asked in decided[40:90]) < 10
+    assert "a large amount" in decided[-1].reason
 
 
 SECONDS_TO_START = 60.0

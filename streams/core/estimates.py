@@ -29,21 +29,15 @@ class Estimate(NamedTuple):
 def share(right: int, cases: int) -> Estimate | None:
     """The share of right answers, with Wilson's interval; None without a case.
 
-    >>> share(9, 10)
-    Estimate(value=0.9, low=0.596, high=0.982, cases=10)
+    >>> estimate = share(9, 10)
+    >>> estimate.cases, *(round(number, 3) for number in estimate[:3])
+    (10, 0.9, 0.596, 0.982)
     """
-    if cases == 0:
-        return None
-    p, z2 = right / cases, Z * Z
-    middle = (p + z2 / (2 * cases)) / (1 + z2 / cases)
-    half = Z * sqrt(p * (1 - p) / cases + z2 / (4 * cases**2)) / (1 + z2 / cases)
-    return Estimate(p, round(middle - half, 3), round(middle + half, 3), cases)
+    return _wilson(right / cases, cases, cases) if cases else None
 
 
 def weighted_share(judged: Iterable[tuple[bool, float]]) -> Estimate | None:
-    """The share of right answers among all from which these were drawn.
-
-    It is Hájek's estimate, with the interval of its linearization.
+    """The share of right answers among all from which these were drawn: see :class:`Weighted`.
 
     Args:
         judged: Whether an answer was right, and the probability with which it was chosen.
@@ -51,14 +45,57 @@ def weighted_share(judged: Iterable[tuple[bool, float]]) -> Estimate | None:
     >>> weighted_share([(False, 1.0)] * 5 + [(True, 0.1)] * 5).value
     0.9090909090909091
     """
-    cases = [(right, 1 / probability) for right, probability in judged if probability > 0]
-    stands_for = sum(weight for _, weight in cases)
-    if not cases:
-        return None
-    value = sum(weight for right, weight in cases if right) / stands_for
-    spread = sum((weight * (right - value)) ** 2 for right, weight in cases)
-    half = Z * sqrt(spread) / stands_for
-    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), len(cases))
+    sums = Weighted()
+    for right, probability in judged:
+        sums.add(right, probability)
+    return sums.estimate()
+
+
+class Weighted:
+    """Cases that each count as many as they stand for: one over the probability with which they were chosen.
+
+    The share is Hájek's estimate.  Its interval is Wilson's, of as many equally weighted cases as these are worth
+    (Kish): so it has a width also where all of a few cases are right.
+    """
+
+    __slots__ = ("_cases", "_right", "_squares", "_total")
+
+    def __init__(self) -> None:
+        self._cases, self._total, self._squares, self._right = 0, 0.0, 0.0, 0.0
+
+    def add(self, right: bool, probability: float) -> None:
+        """Take in a case; one that could not be chosen stands for nothing."""
+        if probability <= 0.0:
+            return
+        weight = 1.0 / probability
+        self._cases += 1
+        self._total += weight
+        self._squares += weight * weight
+        if right:
+            self._right += weight
+
+    def estimate(self) -> Estimate | None:
+        """The share of right answers; None before the first case."""
+        if not self._cases:
+            return None
+        worth = self._total * self._total / self._squares
+        return _wilson(self._right / self._total, worth, self._cases)
+
+    def dump(self) -> list[float]:
+        """The sums, for a snapshot."""
+        return [self._cases, self._total, self._squares, self._right]
+
+    def load(self, state: Sequence[float]) -> None:
+        """Take dumped sums in place of these."""
+        cases, self._total, self._squares, self._right = state
+        self._cases = int(cases)
+
+
+def _wilson(p: float, worth: float, cases: int) -> Estimate:
+    spread = Z * Z / worth
+    middle = (p + spread / 2) / (1 + spread)
+    half = Z * sqrt(p * (1 - p) / worth + spread / (4 * worth)) / (1 + spread)
+    return Estimate(p, max(middle - half, 0.0), min(middle + half, 1.0), cases)
 
 
 def alpha(units: Iterable[Sequence[Label]]) -> float | None:

@@ -30,6 +30,7 @@ from streams.core.events import (
     Source,
 )
 from streams.core.exclusions import NOWHERE, Head, Places, Where
+from streams.core.experience import Detector, Experience
 from streams.core.explain import Explainer, explainer, is_exact
 from streams.core.model import Answerer, Model, answerer, digest, learner
 from streams.core.scores import Scores
@@ -104,6 +105,7 @@ class Fold:
         learned: Lessons that the model took.
         size: Bytes of the state when it was last dumped or loaded; 0 before.
         excluded: The sources that are out.
+        experience: What routing has to know of it.
         owed: Sources that folded examples correct and no control record has named since: whoever owns the log's
             partition has to write one.
     """
@@ -115,10 +117,12 @@ class Fold:
         classes: Sequence[Label] = (),
         *,
         scores: Scores | None = None,
+        detectors: Iterable[Detector] = (),
     ) -> None:
         self._task, self._classes = task, tuple(classes)
         self.version = self.learned = self.size = 0
         self.scores = scores
+        self.experience = Experience(task, detectors)
         self.checks: deque[Check] = deque(maxlen=CHECKS)
         self.excluded: Places = NOWHERE
         self.owed: Places = NOWHERE
@@ -162,7 +166,7 @@ class Fold:
             raise
         except Exception as error:  # noqa: BLE001 - the model is the user's code; every replica fails alike
             return Applied(fresh, f"{type(error).__name__}: {error}")
-        self._count(version, example.features)
+        self._count(version, example)
         return Applied(fresh, None)
 
     def mark(self, version: int, example: Example) -> tuple[Source, ...]:
@@ -258,8 +262,10 @@ class Fold:
         except Exception:  # noqa: BLE001 - user code beside the fold: replicas without scores must learn alike
             return None
 
-    def _count(self, version: int, features: Features) -> None:
+    def _count(self, version: int, example: Example) -> None:
+        features = example.features
         self.learned += 1
+        self.experience.learn(example)
         if self._usual is not None:
             self._usual.learn(features)
         if len(self._probe) < PROBES and features not in self._probe:
@@ -306,6 +312,7 @@ class Fold:
             "fixed": exclusions.dumped(self._fixed),
             "probe": self._probe,
             "checks": [tuple(check) for check in self.checks],
+            "experience": self.experience.dump(),
             "usual": None if self._usual is None else self._usual.dump(),
             "model": pickle.dumps(self.model, protocol=5),
             "scores": None
@@ -330,6 +337,8 @@ class Fold:
         self._fixed = exclusions.loaded(state.get("fixed", {}))
         self._probe = state["probe"]
         self.checks = deque((Check(*check) for check in state["checks"]), maxlen=CHECKS)
+        if "experience" in state:  # not in one of the release before
+            self.experience.load(state["experience"])
         if self._usual is not None:
             self._usual = Usual()
             self._usual.load(state.get("usual") or self._usual.dump())

@@ -296,7 +296,7 @@ def request(prediction: Prediction, predicted_at: int, window_ms: int) -> Review
         reason=prediction.reason,
         probability=prediction.probability,
         explanation=prediction.explanation,
-        priority=priority_of(prediction.confidence),
+        priority=priority_of(prediction.label, prediction.confidence),
         requested_at=predicted_at,
         deadline=predicted_at + window_ms,
         basis=prediction.basis,

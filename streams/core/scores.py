@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeAlias
 
-from streams.core.events import Example, Label
+from streams.core.estimates import Weighted
+from streams.core.events import REVIEW, Example, Label
+from streams.core.topics import FEEDBACK
 
 ROLLING = 500
 """Answers in the rolling metrics."""
@@ -98,7 +100,9 @@ class Scores:
 
     ``accuracy`` (or ``mae``) is told for the answers that people's verdicts were about; ``.rolling`` for the last 500
     of them; ``.frozen`` for the model as it was after its first lessons; ``.baseline`` for always saying the commonest
-    label so far (the mean so far).  An event without an answer counts in ``coverage`` and nowhere else, as in River.
+    label so far (the mean so far).  ``accuracy.weighted``, between ``.weighted.low`` and ``.weighted.high``, is told
+    for all events from the verdicts on those that were sent to people (see ``estimates``).  An event without an answer
+    counts in ``coverage`` and nowhere else, as in River.
     """
 
     def __init__(self, task: str) -> None:
@@ -114,6 +118,7 @@ class Scores:
         self._all = self._tally()
         self._recent: deque[Scored] = deque(maxlen=ROLLING)
         self._asked = 0
+        self._weighted = None if numbers else Weighted()
         self._beside = {"frozen": [0, 0.0], "baseline": [0, 0.0]}
         self._baseline: _Majority | _Mean = _Mean() if numbers else _Majority()
         self._cost: Callable[[Any, Any], float] = _error if numbers else _hit
@@ -128,6 +133,8 @@ class Scores:
         if scored is not None:
             self._all.add(scored)
             self._recent.append(scored)
+            if self._weighted is not None and _was_sampled(example):
+                self._weighted.add(example.predicted == label, example.probability)
         self._count("frozen", label, frozen_answer)
         self._count("baseline", label, self._baseline.said)
         self._baseline.learn(label)
@@ -147,6 +154,11 @@ class Scores:
         for name, (count, total) in self._beside.items():
             if count:
                 told[f"{self._main}.{name}"] = total / count
+        weighted = None if self._weighted is None else self._weighted.estimate()
+        if weighted is not None:
+            name = f"{self._main}.weighted"
+            bounds = {f"{name}.low": weighted.low, f"{name}.high": weighted.high}
+            told |= {name: weighted.value, **bounds}
         return {name: value for name, value in told.items() if math.isfinite(value)}
 
     def confused(self, label: Label, predicted: Label | None) -> int | None:
@@ -165,6 +177,7 @@ class Scores:
             "all": vars(self._all),
             "recent": [tuple(scored) for scored in self._recent],
             "asked": self._asked,
+            "weighted": None if self._weighted is None else self._weighted.dump(),
             "beside": self._beside,
             "baseline": vars(self._baseline),
         }
@@ -174,8 +187,16 @@ class Scores:
         vars(self._all).update(state["all"])
         self._recent = deque((Scored(*scored) for scored in state["recent"]), maxlen=ROLLING)
         self._asked = state["asked"]
+        weighted = state.get("weighted")  # none in a state from before there were such sums
+        if self._weighted is not None and weighted is not None:
+            self._weighted.load(weighted)
         self._beside = state["beside"]
         vars(self._baseline).update(state["baseline"])
+
+
+def _was_sampled(example: Example) -> bool:
+    """Whether the event was chosen for people, and one of them answered: what somebody volunteers has no probability."""
+    return example.route == REVIEW and example.sources[0].topic == FEEDBACK
 
 
 def _tallied(tally: _Tally, answers: Iterable[Scored]) -> dict[str, float]:

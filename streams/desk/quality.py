@@ -91,6 +91,7 @@ class Quality:
         weighted: The same for all events, by the probabilities with which people were asked.
         asked: Predictions that people were asked about.
         unanswered: Those of them whose deadline passed without a verdict.
+        unanswered_share: Of all that do not wait any more; of these events ``weighted`` knows nothing.
         agreement: Krippendorff's alpha, where several people looked at the same; None where none did.
         to_verdict: From the prediction to the verdict.
         to_model: From the verdict to the model that has learned it.
@@ -101,6 +102,7 @@ class Quality:
     asked: int
     answered: int
     unanswered: int
+    unanswered_share: float | None
     confusion: tuple[Cell, ...]
     calibration: tuple[Bin, ...]
     reviewers: tuple[Group, ...]
@@ -124,6 +126,7 @@ def quality(store: Store, now: int) -> Quality:
             asked=asked,
             answered=answered,
             unanswered=unanswered,
+            unanswered_share=unanswered / over if (over := answered + unanswered) else None,
             confusion=_confusion(judged),
             calibration=_calibration(judged),
             reviewers=_groups(judged, "reviewer"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from time import perf_counter
+from time import perf_counter, time
 from typing import ClassVar, TypeAlias
 
 from faust.types import TP
@@ -17,7 +17,7 @@ from streams.core.events import AUTO, Features, Input, Prediction
 from streams.core.explain import Explanation
 from streams.core.fold import Fold
 from streams.core.model import Answer
-from streams.core.review import Policy, Router
+from streams.core.review import Memory, Policy, Router
 from streams.engine.codec import Codec
 from streams.engine.guard import Guard
 from streams.engine.producer import Headers, Made, Outputs
@@ -41,11 +41,13 @@ class Predictor(Role):
         read: Turns (key, value) into an input; raises BadRecord or Unavailable.
         model_key: Gives the model's key for features, and may raise BadRecord; None if there is one model.
         policy: Who is asked for a verdict.
+        partitions: Tells how many the inputs have; a budget is split over them.
         predictions: Topic of the predictions.
         explains: Whether those that are sent to a person are explained.
     """
 
     name: ClassVar[str] = "predictor"
+    notes_always: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -54,6 +56,7 @@ class Predictor(Role):
         read: Callable[[bytes | None, bytes | None], Input],
         model_key: Callable[[Features], str] | None,
         policy: Policy,
+        partitions: Callable[[], int],
         explains: bool,
         predictions: str,
         replica: Replica,
@@ -62,13 +65,15 @@ class Predictor(Role):
         guard: Guard,
         heart: Heart,
     ) -> None:
-        self.topics = (inputs,)
+        self.topics, self._inputs, self._partitions = (inputs,), inputs, partitions
         self._read, self._policy = read, policy
         self._model_key, self._is_one = model_key or (lambda features: ""), model_key is None
         self._predictions, self.replica = predictions, replica
         self._encode = codec.encoder(Prediction, predictions)
         self._outputs, self._guard, self._heart = outputs, guard, heart
         self._routers: dict[int, Router] = {}
+        self._memories: dict[int, Memory] = {}
+        self._noted: Mapping[TP, str] = {}
         self._explains, self._unexplained, self._why_not = explains, 0, list[str]()
         self._count = self._asked = 0
         self._rested = 0.0
@@ -77,15 +82,28 @@ class Predictor(Role):
         """Loads the model: the newest snapshot, and the log after it."""
         self.replica.open()
 
+    def noted(self, notes: Mapping[TP, str]) -> None:
+        """Hears what the routing remembered when the offsets were committed."""
+        self._noted = notes
+
     def assigned(self, committed: Mapping[TP, int | None], abort: threading.Event) -> None:
-        """Has no state of its own but the routing's, which starts anew."""
-        self._routers = {tp.partition: self._policy.router() for tp in committed}
+        """Has no state of its own but the routing's, which goes on where the offsets are."""
+        count, noted = self._partitions() if committed else 1, self._noted
+        self._memories = {
+            tp.partition: Memory(tp.partition, count, noted.get(tp, "")) for tp in committed
+        }
+        self._routers = {p: self._policy.router(memory) for p, memory in self._memories.items()}
+
+    def notes(self) -> Mapping[TP, str]:
+        """What the routing remembers of all that was handled so far."""
+        return {TP(self._inputs, p): memory.note() for p, memory in self._memories.items()}
 
     def handle(self, batch: Batch) -> None:
         """Predicts a batch, by the newest model that folding it in time allows."""
         replica, topic, made = self.replica, self._predictions, list[Made]()
         self._fold()
         route = self._routers[batch.tp.partition]
+        self._memories[batch.tp.partition].now = time()
         read, encode, new = self._read, self._encode, tuple.__new__
         limit, key_of, key, asked = self._guard.limit, self._model_key, "", 0
         only = replica.serving(key) if self._is_one else None
@@ -102,7 +120,9 @@ class Predictor(Role):
                     key = key_of(features)
                     fold = replica.serving(key)
                 label, scores, confidence = answer = fold.answer(features)
-                path, reason, probability, _ = route(event_id, label, scores, confidence)
+                path, reason, probability = route(
+                    event_id, label, scores, confidence, features, fold.experience
+                )
                 why = NOT_EXPLAINED if path == AUTO else self._explain(fold, features, answer)
                 made_of = (
                     *(event_id, label, scores, confidence, features, text, occurred_at),
@@ -160,6 +180,8 @@ class Predictor(Role):
 
     def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells versions, positions and counts."""
+        unasked = sum(memory.unasked for memory in list(self._memories.values()))
+        short = [f"the review budget kept back {unasked:,} events"] if unasked else []
         self._heart.beat(
             state,
             progress,
@@ -167,11 +189,12 @@ class Predictor(Role):
             numbers={
                 "inputs": self._count,
                 "reviews": self._asked,
+                "kept_back": unasked,
                 "unexplained": self._unexplained,
                 "dead_letters": self._guard.count,
                 **self.replica.numbers(),
             },
-            notes=[*self.replica.notes, *self.replica.refused(), *self._why_not],
+            notes=[*self.replica.notes, *self.replica.refused(), *self._why_not, *short],
         )
 
     def close(self, progress: Mapping[TP, Progress]) -> None:

@@ -22,10 +22,12 @@ had been revoked, and takes up its work again where the group's offsets are.  Th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from faust.tables.recovery import RebalanceAgain
 from faust.transport.consumer import ensure_TP
 from faust.transport.drivers import aiokafka as driver
@@ -39,6 +41,8 @@ Offsets = Mapping[TP, int]
 OUTLIVES_S = 10.0  # for a failpoint: no rebalance takes as long
 LOOK_EVERY_S = 1.0
 """How often it is looked whether a transaction hangs."""
+NOTES_S = 30.0
+"""Offsets have just been read when their notes are: the broker is there."""
 T = TypeVar("T")
 
 
@@ -51,8 +55,12 @@ class Checkpoint(Protocol):
         Called on the event loop between two batches, so that state and offsets are of one moment.
         """
 
+    @property
+    def notes_always(self) -> bool:
+        """Whether its notes are committed with the offsets without transactions, too."""
+
     def notes(self) -> Mapping[TP, str]:
-        """What is to be committed along with the offsets just captured, in a transaction.  On the event loop."""
+        """What is to be committed along with the offsets just captured.  On the event loop."""
 
     def prepare(self) -> None:
         """Stores what was captured, and delivers all outputs.  Runs in a thread."""
@@ -121,7 +129,14 @@ class _FetchThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         # Faust asks for it with its own transactions only; it costs nothing where nobody has any.
         consumer._isolation_level = "read_committed"
+        if self.consumer.transport.checkpoint.notes_always:
+            # Faust commits every offset with an empty note.
+            consumer.commit = partial(self._commit_noted, consumer.commit)
         return consumer
+
+    async def _commit_noted(self, commit: Callable[[Any], Awaitable[None]], offsets: Any) -> None:
+        notes = self.consumer.notes
+        await commit({tp: (at.offset, notes.get(TP(*tp), "")) for tp, at in offsets.items()})
 
     async def _fetch_records(self, *args: Any, **kwargs: Any) -> Any:
         if is_armed("rebalance.fetching"):
@@ -162,7 +177,32 @@ class BatchConsumer(driver.Consumer):
         self._lost = False  # the role is to be restored before the seek
         self._member = Member("")
         self._notes: dict[TP, str] = {}
+        self.notes: Mapping[TP, str] = {}  # what is being committed beside the offsets
         self.committed: dict[TP, int] = {}  # what the group has for certain
+
+    async def notes_beside(self, offsets: Mapping[TP, int | None]) -> dict[TP, str]:
+        """The notes that were committed with these offsets of the group.
+
+        Not by librdkafka, which may read them past their ends (its issue 4649).
+
+        Raises:
+            Unavailable: The group is somewhere else by now, or is not told.
+        """
+        coordinator = self._thread._ensure_consumer()._coordinator
+        wanted = [TopicPartition(*tp) for tp in offsets]
+        try:
+            asking = self._thread.call_thread(coordinator.fetch_committed_offsets, wanted)
+            found = await asyncio.wait_for(asking, NOTES_S)
+        except (KafkaError, TimeoutError) as error:
+            message = f"the notes beside the group's offsets cannot be read: {error!r}"
+            raise Unavailable(message) from error
+        committed = {TP(*tp): at for tp, at in found.items() if at.offset >= 0}
+        if {tp: at.offset for tp, at in committed.items()} != {
+            tp: offset for tp, offset in offsets.items() if offset is not None
+        }:
+            raise Unavailable("the group's offsets moved while they were read: start again")
+        # In a transaction confluent-kafka writes a note with the zero that ends it in C.
+        return {tp: at.metadata.removesuffix("\0") for tp, at in committed.items()}
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Leaves out what Faust does to find stuck streams: it dies of a partition that is being sought."""
@@ -270,6 +310,8 @@ class BatchConsumer(driver.Consumer):
             return False
         checkpoint, loop = self.transport.checkpoint, asyncio.get_running_loop()
         offsets = checkpoint.capture(processed)
+        if checkpoint.notes_always:  # no await since the capture: they are of the same moment
+            self.notes = checkpoint.notes()
         await failpoint_in_loop("commit.captured")
         await loop.run_in_executor(None, checkpoint.prepare)  # raises: then nothing is committed
         await failpoint_in_loop("commit.prepared")

@@ -47,6 +47,7 @@ class Role:
     finds_its_place: ClassVar[bool] = (
         False  # it starts where its state says, whatever the group's offsets are
     )
+    notes_always: ClassVar[bool] = False  # what it notes is committed without transactions, too
     max_batch: ClassVar[int] = 1_000
     # Where roles share processors, a burst of verdicts is not to hold up predicting.
     niceness: ClassVar[int] = 0
@@ -208,7 +209,9 @@ class RoleWorker:
         self._abort = abort = threading.Event()
         try:
             self._check_copartitioned(tps)
-            self._assigning = asyncio.ensure_future(asyncio.to_thread(self._assign, tps, abort))
+            loop = asyncio.get_running_loop()
+            assigning = asyncio.to_thread(self._assign, tps, abort, loop)
+            self._assigning = asyncio.ensure_future(assigning)
             committed = await asyncio.shield(self._assigning)
         except StreamsError as error:
             await self._fail(error)
@@ -233,19 +236,23 @@ class RoleWorker:
         log.error("%s", error)
         await self._fail(error)
 
-    def _assign(self, tps: set[TP], abort: threading.Event) -> dict[TP, int | None]:
-        committed, notes = self._committed(tps)
+    def _assign(
+        self, tps: set[TP], abort: threading.Event, loop: asyncio.AbstractEventLoop
+    ) -> dict[TP, int | None]:
+        committed = self._committed(tps)
         if self._places is not None and not self._role.finds_its_place:
             self._places.check(committed)
         failpoint("rebalance.assigned")
-        self._role.noted(notes)
+        if self._role.notes_always or self._options.transactions is not None:
+            hearing = self.app.consumer.notes_beside(committed)
+            self._role.noted(asyncio.run_coroutine_threadsafe(hearing, loop).result())
         self._role.assigned(committed, abort)
         return committed
 
-    def _committed(self, tps: set[TP]) -> tuple[dict[TP, int | None], dict[TP, str]]:
-        """The group's offsets, none of which a transaction is about to move, and their notes."""
+    def _committed(self, tps: set[TP]) -> dict[TP, int | None]:
+        """The group's offsets, none of which a transaction is about to move."""
         if not tps:
-            return {}, {}
+            return {}
         own = {"group.id": self._options.group, "isolation.level": "read_committed"}
         consumer = Consumer({**self._options.kafka, **own})
         try:  # never subscribes: only reads the group's offsets
@@ -257,8 +264,7 @@ class RoleWorker:
             )
         finally:
             consumer.close()
-        offsets = {TP(o.topic, o.partition): o.offset if o.offset >= 0 else None for o in found}
-        return offsets, {TP(o.topic, o.partition): o.metadata or "" for o in found}
+        return {TP(o.topic, o.partition): o.offset if o.offset >= 0 else None for o in found}
 
     def _check_copartitioned(self, tps: set[TP]) -> None:
         if not self._role.copartitioned:

@@ -25,6 +25,7 @@ def trained() -> Any:
 # None of them explains: the yardstick writes the same records without, and what it costs is measured by itself.
 linear = Loop(name=NAME, task="binary", model=trained(), review=review.Audit(0.01), explain=False)
 committed = replace(linear, delivery="transactional")
+routed = replace(linear, review=review.Uncertain(0.05))
 asked = Loop(
     name=NAME,
     task="binary",

@@ -1,4 +1,5 @@
-"""How fast one predictor is, beside a hand-written loop, itself in transactions, and a stock Faust program."""
+"""How fast one predictor is, beside a hand-written loop, itself in transactions and with routing that looks at the
+answers, and a stock Faust program."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from tests.benchmarks.lab import Child, Lab
 from tests.benchmarks.report import Figure
 
 PARTITIONS = 4
-PAIRS = 5
+ROUNDS = 5
 RECORDS = 300_000
 WARM = 20_000
 STOCK_RECORDS = 20_000
@@ -47,39 +48,38 @@ class Runner:
 
 def measure(lab: Lab) -> list[Figure]:
     """Five rounds back to back, and the stock program once."""
-    ours, hand, committed = _ours(lab, "linear"), _hand(lab), _ours(lab, "committed")
-    for runner in (ours, hand, committed):
+    ours, hand = _ours(lab, "linear"), _hand(lab)
+    runners = (ours, hand, _ours(lab, "routed"), _ours(lab, "committed"))
+    for runner in runners:
         runner.run(lab.count(WARM))
-    pairs, in_transactions = [], list[Run]()
-    for number in range(PAIRS if lab.scale == 1 else 1):
-        pair = ours.run(lab.count(RECORDS)), hand.run(lab.count(RECORDS))
-        pairs.append(pair)
-        in_transactions.append(committed.run(lab.count(RECORDS)))
-        lab.say(
-            f"round {number + 1}: predictor {_told(pair[0])}, by hand {_told(pair[1])}, "
-            f"in transactions {_told(in_transactions[-1])}"
-        )
-    for runner in (ours, hand, committed):
+    rounds = list[list[Run]]()
+    for number in range(ROUNDS if lab.scale == 1 else 1):
+        rounds.append([runner.run(lab.count(RECORDS)) for runner in runners])
+        told = zip(("predictor", "by hand", "routed", "in transactions"), rounds[-1], strict=True)
+        lab.say(f"round {number + 1}: " + ", ".join(f"{name} {_told(run)}" for name, run in told))
+    for runner in runners:
         runner.child.end()
     stock = _stock(lab)
     lab.say(f"stock Faust: {_told(stock)}")
-    rate = median(run.rate for run, _ in pairs)
-    cpu = [median(run.cpu_us for run in runs) for runs in zip(*pairs, strict=True)]
+    usual, hands, with_routing, in_transactions = map(list, zip(*rounds, strict=True))
+    rate = median(run.rate for run in usual)
     return [
         Figure("predictor_per_s", rate),
-        Figure("hand_per_s", median(run.rate for _, run in pairs)),
-        Figure("predictor_vs_hand", median(us.rate / them.rate for us, them in pairs)),
-        Figure("predictor_cpu_us", cpu[0]),
-        Figure("hand_cpu_us", cpu[1]),
+        Figure("hand_per_s", median(run.rate for run in hands)),
+        Figure("predictor_vs_hand", median(_ratios(usual, hands))),
+        Figure("predictor_routed_vs_hand", median(_ratios(with_routing, hands))),
+        Figure("predictor_cpu_us", median(run.cpu_us for run in usual)),
+        Figure("predictor_routed_cpu_us", median(run.cpu_us for run in with_routing)),
+        Figure("hand_cpu_us", median(run.cpu_us for run in hands)),
         Figure("transactional_per_s", median(run.rate for run in in_transactions)),
-        Figure("transactional_vs_default", median(_ratios(in_transactions, pairs))),
+        Figure("transactional_vs_default", median(_ratios(in_transactions, usual))),
         Figure("stock_faust_per_s", stock.rate),
         Figure("predictor_vs_stock_faust", rate / stock.rate),
     ]
 
 
-def _ratios(runs: list[Run], pairs: list[tuple[Run, Run]]) -> list[float]:
-    return [run.rate / us.rate for run, (us, _) in zip(runs, pairs, strict=True)]
+def _ratios(runs: list[Run], of: list[Run]) -> list[float]:
+    return [run.rate / other.rate for run, other in zip(runs, of, strict=True)]
 
 
 def _ours(lab: Lab, attribute: str) -> Runner:

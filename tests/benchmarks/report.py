@@ -28,9 +28,13 @@ class Meaning(NamedTuple):
 
 MEANINGS = {
     "predictor_vs_hand": Meaning("predictor, of a hand-written loop", at_least=0.80),
+    "predictor_routed_vs_hand": Meaning(
+        "predictor that asks about the least sure, of a hand-written loop", at_least=0.75
+    ),
     "predictor_per_s": Meaning("predictor", "/s"),
     "hand_per_s": Meaning("hand-written loop", "/s"),
     "predictor_cpu_us": Meaning("predictor, processor time", "µs/record"),
+    "predictor_routed_cpu_us": Meaning("… that asks about the least sure", "µs/record"),
     "hand_cpu_us": Meaning("hand-written loop, processor time", "µs/record"),
     "predictor_vs_stock_faust": Meaning("predictor, of stock Faust", "×", at_least=15),
     "transactional_vs_default": Meaning(

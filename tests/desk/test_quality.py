@@ -50,6 +50,7 @@ def test_what_is_asked_answered_and_left_is_counted_and_timed(desk: Desk) -> Non
     desk.take(outcome(said, 0), Score("", 4, 1, {"accuracy": 1.0}, 5))
     told = quality(desk.store, desk.now + HOUR_MS)
     assert (told.asked, told.answered, told.unanswered) == (3, 1, 1)
+    assert told.unanswered_share == 0.5
     assert told.to_verdict is not None
     assert told.to_model is not None
     assert (told.to_verdict.median, told.to_model.median) == (2.0, 1.0)
