@@ -29,21 +29,27 @@ class Estimate(NamedTuple):
 def share(right: int, cases: int) -> Estimate | None:
     """The share of right answers, with Wilson's interval; None without a case.
 
-    >>> estimate = share(9, 10)
-    >>> estimate.cases, *(round(number, 3) for number in estimate[:3])
-    (10, 0.9, 0.596, 0.982)
+    >>> share(9, 10)
+    Estimate(value=0.9, low=0.596, high=0.982, cases=10)
     """
-    return _wilson(right / cases, cases, cases) if cases else None
+    if cases == 0:
+        return None
+    return _wilson(right / cases, cases, cases)
 
 
 def weighted_share(judged: Iterable[tuple[bool, float]]) -> Estimate | None:
-    """The share of right answers among all from which these were drawn: see :class:`Weighted`.
+    """The share of right answers among all from which these were drawn.
+
+    It is Hájek's estimate, with Wilson's interval for as many cases as these are worth (Kish's effective sample size):
+    that says how little is known, too, where all answers were right.
 
     Args:
         judged: Whether an answer was right, and the probability with which it was chosen.
 
-    >>> weighted_share([(False, 1.0)] * 5 + [(True, 0.1)] * 5).value
-    0.9090909090909091
+    >>> weighted_share([(False, 1.0)] * 5 + [(True, 0.1)] * 5)
+    Estimate(value=0.9090909090909091, low=0.509, high=0.99, cases=10)
+    >>> weighted_share([(True, 0.5)] * 10)
+    Estimate(value=1.0, low=0.722, high=1.0, cases=10)
     """
     sums = Weighted()
     for right, probability in judged:
@@ -52,11 +58,7 @@ def weighted_share(judged: Iterable[tuple[bool, float]]) -> Estimate | None:
 
 
 class Weighted:
-    """Cases that each count as many as they stand for: one over the probability with which they were chosen.
-
-    The share is Hájek's estimate.  Its interval is Wilson's, of as many equally weighted cases as these are worth
-    (Kish): so it has a width also where all of a few cases are right.
-    """
+    """What :func:`weighted_share` sums up, case by case, for those who do not keep them."""
 
     __slots__ = ("_cases", "_right", "_squares", "_total")
 
@@ -78,8 +80,8 @@ class Weighted:
         """The share of right answers; None before the first case."""
         if not self._cases:
             return None
-        worth = self._total * self._total / self._squares
-        return _wilson(self._right / self._total, worth, self._cases)
+        effective = self._total**2 / self._squares
+        return _wilson(self._right / self._total, effective, self._cases)
 
     def dump(self) -> list[float]:
         """The sums, for a snapshot."""
@@ -91,11 +93,11 @@ class Weighted:
         self._cases = int(cases)
 
 
-def _wilson(p: float, worth: float, cases: int) -> Estimate:
-    spread = Z * Z / worth
-    middle = (p + spread / 2) / (1 + spread)
-    half = Z * sqrt(p * (1 - p) / worth + spread / (4 * worth)) / (1 + spread)
-    return Estimate(p, max(middle - half, 0.0), min(middle + half, 1.0), cases)
+def _wilson(p: float, effective: float, cases: int) -> Estimate:
+    z2 = Z * Z
+    middle = (p + z2 / (2 * effective)) / (1 + z2 / effective)
+    half = Z * sqrt(p * (1 - p) / effective + z2 / (4 * effective**2)) / (1 + z2 / effective)
+    return Estimate(p, round(middle - half, 3), round(middle + half, 3), cases)
 
 
 def alpha(units: Iterable[Sequence[Label]]) -> float | None:

@@ -101,8 +101,9 @@ class Scores:
     ``accuracy`` (or ``mae``) is told for the answers that people's verdicts were about; ``.rolling`` for the last 500
     of them; ``.frozen`` for the model as it was after its first lessons; ``.baseline`` for always saying the commonest
     label so far (the mean so far).  ``accuracy.weighted``, between ``.weighted.low`` and ``.weighted.high``, is told
-    for all events from the verdicts on those that were sent to people (see ``estimates``).  An event without an answer
-    counts in ``coverage`` and nowhere else, as in River.
+    for all events from the lessons on those that were sent to people (see ``estimates``); a verdict that teaches
+    nothing, such as a reject of one class of many, is not in it.  An event without an answer counts in ``coverage`` and
+    nowhere else, as in River.
     """
 
     def __init__(self, task: str) -> None:

@@ -23,12 +23,14 @@ from tests.benchmarks import (
     predicting,
     report,
     restarting,
+    routing,
 )
 from tests.benchmarks.lab import Lab
 from tests.benchmarks.report import Figure
 
 BENCHMARKS: dict[str, Callable[[Lab], list[Figure]]] = {
     "predicting": predicting.measure,
+    "routing": routing.measure,
     "learning": learning.measure,
     "joining": joining.measure,
     "restarting": restarting.measure,

@@ -42,6 +42,7 @@ MEANINGS = {
     ),
     "transactional_per_s": Meaning("predictor in transactions", "/s"),
     "stock_faust_per_s": Meaning("stock Faust", "/s"),
+    "routing_uncertain_us": Meaning("decision whether to ask, by Uncertain", "µs", at_most=2),
     "learner_vs_bare": Meaning("learner, of a bare Python loop", at_least=0.80),
     "learner_per_s": Meaning("learner", "/s"),
     "bare_per_s": Meaning("bare Python loop", "/s"),

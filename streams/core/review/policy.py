@@ -14,6 +14,7 @@ from streams.core.review.memory import Memory, Seat
 
 NOBODY_ASKED = "nobody asked"
 SPENT = "nobody asked: the budget is spent"
+_NEW = tuple.__new__  # a third cheaper than a named tuple's own; once for each event
 
 
 class Decision(NamedTuple):
@@ -94,7 +95,7 @@ class Composable:
 
     def router(self: Policy, memory: Memory | None = None) -> Router:
         ask = self.asker(Seat("", memory or Memory()))
-        new = tuple.__new__  # a third cheaper than the class's own; once for each event
+        last, decision = Asked(False, "", 0.0), Decision(AUTO, NOBODY_ASKED, 1.0)
 
         def route(
             event_id: str,
@@ -104,11 +105,11 @@ class Composable:
             features: Features = NO_FEATURES,
             knows: Experience = NOTHING,
         ) -> Decision:
-            asks, reason, probability = ask(event_id, label, scores, confidence, features, knows)
-            if asks:
-                return new(Decision, (REVIEW, reason, probability))
-            why = SPENT if reason is SPENT else NOBODY_ASKED
-            return new(Decision, (AUTO, why, 1.0 - probability))
+            nonlocal last, decision
+            said = ask(event_id, label, scores, confidence, features, knows)
+            if said is not last:  # most policies say the very same most of the time
+                last, decision = said, _decided(said)
+            return decision
 
         return route
 
@@ -130,6 +131,14 @@ class Composable:
 
     def limit(self: Policy, budget: Budget) -> Policy:
         return Limited(self, budget)
+
+
+def _decided(said: Asked) -> Decision:
+    asks, reason, probability = said
+    if asks:
+        return _NEW(Decision, (REVIEW, reason, probability))
+    why = SPENT if reason is SPENT else NOBODY_ASKED
+    return _NEW(Decision, (AUTO, why, 1.0 - probability))
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +181,7 @@ class AnyOf(_Several):
                     why = _with(why, reason)
                 elif reason is SPENT:
                     why_not = reason
-            return Asked(bool(why), why or why_not, 1.0 - nobody)
+            return _NEW(Asked, (bool(why), why or why_not, 1.0 - nobody))
 
         return ask
 
@@ -202,7 +211,7 @@ class AllOf(_Several):
                 if not asks:
                     everybody = False
                     why_not = SPENT if reason is SPENT else why_not
-            return Asked(everybody, why if everybody else why_not, together)
+            return _NEW(Asked, (everybody, why if everybody else why_not, together))
 
         return ask
 
