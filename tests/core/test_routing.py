@@ -145,6 +145,9 @@ def test_below_a_number_all_are_asked_and_of_the_others_a_few() -> None:
     decided = routed(Uncertain(below=0.6), confidences(2000))
     for confidence, decision in zip(confidences(2000), decided, strict=True):
         assert asking(decision) == pytest.approx(1.0 if confidence < 0.6 else FLOOR_ABOVE)
+    route = Uncertain(below=0.6).router()
+    assert route("x", None, {}, None)[:2] == (REVIEW, "no answer")
+    assert asking(route("x", 1.5, {}, None)) == pytest.approx(FLOOR_ABOVE)
 
 
 def test_measures_tell_how_sure_an_answer_is_among_several_classes() -> None:
@@ -181,6 +184,15 @@ def test_a_cold_start_ends_when_verdicts_are_learned_and_each_class_has_its_own(
     assert route("x", False, SCORES, 0.75, {}, knows)[:2] == (REVIEW, "cold start of the class")
 
 
+def test_numbers_are_lessons_of_no_class_and_their_errors_tell_of_drift() -> None:
+    detector = drift.ADWIN()
+    knows = Experience("regression", [detector])
+    for n in range(600):
+        knows.learn(example(n, {}, 1.0)._replace(predicted=1.0 if n < 300 else 9.0))
+    assert (knows.lessons, knows.taught) == (600, {})
+    assert knows.since[repr(detector)] < 300
+
+
 def test_drift_has_more_asked_for_a_while_after_an_alarm() -> None:
     detector = drift.ADWIN()
     policy = Drifting(detector, share=1.0, lasts=50)
@@ -197,6 +209,12 @@ def test_drift_has_more_asked_for_a_while_after_an_alarm() -> None:
     again = Experience("binary", policy.detectors())
     again.load(knows.dump())
     assert (again.since, again.taught, again.lessons) == (knows.since, knows.taught, 1200)
+
+
+def test_a_composition_has_the_folds_watch_what_its_parts_need() -> None:
+    eager, slow = drift.ADWIN(delta=0.1), drift.ADWIN()
+    policy = (Drifting(eager, 0.5) | Audit(0.1)).limit(Budget(per_day=9)) & Drifting(slow, 0.1)
+    assert list(policy.detectors()) == [eager, slow]
 
 
 def test_a_novelty_is_asked_about() -> None:
@@ -362,6 +380,8 @@ def test_mistakes_are_named_by_where_they_are() -> None:
     ]
     right = (ColdStart(5, 2) | Uncertain(below=0.6)).limit(Budget(per_day=5)) & LARGE
     assert right.mistakes() == []
+    seeing = ColdStart(5) | Drifting(drift.ADWIN(), 0.1) | Novel(anomaly.HalfSpaceTrees(), 0.1)
+    assert seeing.mistakes() == []
     with pytest.raises(TypeError):
         Audit(0.1) & 0.2  # type: ignore[operator]
 
