@@ -123,12 +123,14 @@ class Totals(NamedTuple):
     Attributes:
         lag: Records that are still to be read.
         pending: Predictions that wait for a verdict.
+        pending_reviews: Those of them that people were asked about.
         oldest_waiting_s: Age of the oldest of them.
         rebuilds: Models that were rebuilt after a correction, since the learners started.
     """
 
     lag: int
     pending: int
+    pending_reviews: int
     oldest_waiting_s: float | None
     rebuilds: int
 
@@ -140,7 +142,7 @@ class Report(NamedTuple):
     workers: tuple[Worker, ...]
     unread: tuple[TP, ...]
     models: tuple[Model, ...] = ()
-    totals: Totals = Totals(0, 0, None, 0)
+    totals: Totals = Totals(0, 0, 0, None, 0)
 
     def as_json(self) -> dict[str, Any]:
         """The report in plain values."""
@@ -267,6 +269,7 @@ def _totals(living: Sequence[Worker], now_ms: int) -> Totals:
     return Totals(
         lag=sum(place.lag for worker in living for place in worker.places),
         pending=int(sum(numbers("pending"))),
+        pending_reviews=int(sum(numbers("pending_reviews"))),
         oldest_waiting_s=_age(oldest, now_ms),
         rebuilds=int(sum(numbers("rebuilds"))),
     )

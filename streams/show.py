@@ -32,7 +32,7 @@ SHORT = 120
 MOST_MODELS = 20
 GAUGES = (
     *("awaited", "behind", "copies", "copies_behind", "models", "model_bytes", "parked"),
-    *("pending", "rebuilding", "unsaved"),
+    *("pending", "pending_reviews", "rebuilding", "unsaved"),
 )
 """Numbers of a heartbeat that tell how much there is: their change per second says little."""
 MOMENT_STYLES = {"prediction": "cyan", "feedback": "bold", "example": "green", "dead letter": "red"}
@@ -139,7 +139,10 @@ def totals(told: Report) -> str:
         "" if of.oldest_waiting_s is None else f", the oldest for {duration(of.oldest_waiting_s)}"
     )
     rebuilt = f"; {of.rebuilds:,} models rebuilt" if of.rebuilds else ""
-    return f"{of.lag:,} records to be read; {of.pending:,} predictions wait for a verdict{oldest}{rebuilt}"
+    pending = (
+        f"{of.pending:,} predictions wait for a verdict, {of.pending_reviews:,} of them asked about"
+    )
+    return f"{of.lag:,} records to be read; {pending}{oldest}{rebuilt}"
 
 
 def unread(told: Report) -> str:

@@ -141,23 +141,28 @@ def test_models_tell_how_old_their_snapshots_are() -> None:
         ["de", "9", "none", "yet"],
         ["(the", "only", "one)", "7", "1.5", "min", "old"],
     ]
-    assert show.totals(found).endswith("0 predictions wait for a verdict; 2 models rebuilt")
+    assert show.totals(found).endswith(
+        "0 predictions wait for a verdict, 0 of them asked about; 2 models rebuilt"
+    )
     many = found._replace(models=tuple(Model(str(n), n, float(n)) for n in range(50)))
     drawn = text_of(show.models(many)).splitlines()
     assert (drawn[1].split()[0], drawn[-1].strip()) == ("49", "and 30 more")
 
 
 def test_what_waits_is_told_in_all_with_the_oldest_of_it() -> None:
-    ages = ({"pending": 3.0, "oldest_waiting_at": NOW - 7_200_000.0}, {"pending": 2.0})
+    ages = (
+        {"pending": 3.0, "pending_reviews": 1.0, "oldest_waiting_at": NOW - 7_200_000.0},
+        {"pending": 2.0, "pending_reviews": 0.0},
+    )
     beats = [
         (NOW, status("joiner", f"j-{n}", positions=(Position("l.feedback", n, 1, 4),)))
         for n in range(2)
     ]
     told = [(at, beat._replace(numbers=age)) for (at, beat), age in zip(beats, ages, strict=True)]
     found = operate.report("l", told, {}, NOW)
-    assert found.totals == (6, 5, 7_200.0, 0)
+    assert found.totals == (6, 5, 1, 7_200.0, 0)
     assert found.as_json()["oldest_waiting_s"] == 7_200.0
-    sentence = "6 records to be read; 5 predictions wait for a verdict, the oldest for 2.0 h"
+    sentence = "6 records to be read; 5 predictions wait for a verdict, 1 of them asked about, the oldest for 2.0 h"
     assert show.totals(found) == sentence
 
 

@@ -32,6 +32,7 @@ class Held(NamedTuple):
         offset: Its place in its partition.
         value: Its bytes; None once its window has passed and nothing more can be learned from it.
         answered: Whether a verdict came within the window, whatever it said.
+        asked: Whether people were asked about it.
         taught: The verdicts that gave an example and were neither corrected nor taken back, in their order.
     """
 
@@ -39,6 +40,7 @@ class Held(NamedTuple):
     offset: int
     value: bytes | None
     answered: bool = False
+    asked: bool = False
     taught: tuple[Taught, ...] = ()
 
     @property
@@ -74,10 +76,16 @@ class Entry(NamedTuple):
         """How many of its predictions wait for a verdict."""
         return sum(held.waits for held in self.predictions)
 
+    @property
+    def pending_reviews(self) -> int:
+        """How many of these people were asked about."""
+        return sum(held.waits and held.asked for held in self.predictions)
 
-ALONE, WHOLE = 1, 3
-"""The first byte: a prediction and nothing else, or everything.  Another layout gets another number."""
-ANSWERED, WITH_VALUE = 1, 4
+
+ALONE, WHOLE = 1, 4
+"""The first byte: a prediction that nobody was asked about and nothing else, or everything.  Another layout gets another
+number."""
+ANSWERED, ASKED, WITH_VALUE = 1, 2, 4
 
 _ALONE = Struct("<BQQ")
 _WHOLE = Struct("<BII")
@@ -87,10 +95,10 @@ _GIVEN = Struct("<BQQII")
 
 
 def alone(t: int, offset: int, value: bytes) -> bytes:
-    """The bytes of an entry that is one prediction, which has seen no verdict yet.
+    """The bytes of an entry that is one prediction, which nobody was asked about and which has seen no verdict yet.
 
     >>> decode(alone(7, 0, b"..."))
-    Entry(predictions=(Held(t=7, offset=0, value=b'...', answered=False, taught=()),), feedback=())
+    Entry(predictions=(Held(t=7, offset=0, value=b'...', answered=False, asked=False, taught=()),), feedback=())
     """
     return _ALONE.pack(ALONE, t, offset) + value
 
@@ -99,12 +107,12 @@ def encode(entry: Entry) -> bytes:
     """The bytes of an entry."""
     predictions, feedback = entry
     if len(predictions) == 1 and not feedback:
-        t, offset, value, answered, taught = predictions[0]
-        if value is not None and not (answered or taught):
+        t, offset, value, answered, asked, taught = predictions[0]
+        if value is not None and not (answered or asked or taught):
             return alone(t, offset, value)
     parts = [_WHOLE.pack(WHOLE, len(predictions), len(feedback))]
-    for t, offset, value, answered, taught in predictions:
-        flags = answered * ANSWERED | (value is not None) * WITH_VALUE
+    for t, offset, value, answered, asked, taught in predictions:
+        flags = answered * ANSWERED | asked * ASKED | (value is not None) * WITH_VALUE
         value = value or b""
         parts += (_HELD.pack(flags, t, offset, len(value), len(taught)), value)
         for place, author in taught:
@@ -141,7 +149,8 @@ def decode(data: bytes) -> Entry:
             place, size = _TAUGHT.unpack_from(data, at)
             at += _TAUGHT.size + size
             taught.append(Taught(place, data[at - size : at].decode()))
-        predictions.append(Held(t, offset, value, bool(flags & ANSWERED), tuple(taught)))
+        was = bool(flags & ANSWERED), bool(flags & ASKED)
+        predictions.append(Held(t, offset, value, *was, tuple(taught)))
     for _ in range(given):
         flags, t, offset, named, size = _GIVEN.unpack_from(data, at)
         at += _GIVEN.size + named + size

@@ -130,7 +130,7 @@ class Join:
             BadRecord: A person is to be asked, and the prediction cannot be read; then it counts for nothing.
         """
         predictions, feedback = entry or NOTHING
-        held = Held(t, offset, value)
+        held = Held(t, offset, value, asked=asked)
         if predictions and t <= self._last(predictions[-1]):
             return Step(entry, [])
         outputs: list[Output] = [self._review(held, value)] if asked else []

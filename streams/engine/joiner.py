@@ -83,6 +83,7 @@ class Joiner(Role):
     name: ClassVar[str] = "joiner"
     copartitioned: ClassVar[bool] = True
     max_batch: ClassVar[int] = 250
+    rest_s: ClassVar[float] = 0.005
     niceness: ClassVar[int] = 5
 
     def __init__(
@@ -236,12 +237,14 @@ class Joiner(Role):
     def beat(self, state: str, progress: Mapping[TP, Progress]) -> None:
         """Tells positions and counts; asks the broker for its time, and then where the partitions end."""
         oldest = {"oldest_waiting_at": min(self._oldest)} if self._oldest else {}
+        joins = list(self._joins.values())
         numbers = {
             **self._counts,
             **oldest,
             **(self._standby.numbers() if self._standby is not None else {}),
             "dead_letters": self._guard.count,
-            "pending": sum(joined.state.pending for joined in list(self._joins.values())),
+            "pending": sum(joined.state.pending for joined in joins),
+            "pending_reviews": sum(joined.state.pending_reviews for joined in joins),
         }
         self._heart.beat(state, progress, numbers=numbers)
         try:

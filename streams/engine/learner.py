@@ -70,6 +70,7 @@ class Learner(Role):
 
     name: ClassVar[str] = "learner"
     finds_its_place: ClassVar[bool] = True
+    rest_s: ClassVar[float] = 0.005
     niceness: ClassVar[int] = 10
 
     def __init__(

@@ -14,7 +14,7 @@ from streams.core import join
 from streams.core.entry import Entry, alone, decode, encode
 from streams.core.errors import BadRecord
 from streams.core.events import REVIEW, Example, Feedback, Outcome, Prediction, Review
-from streams.core.join import Join, Step
+from streams.core.join import NOTHING, Join, Step
 from streams.core.topics import PREDICTIONS, partition_of
 from streams.core.verdicts import Rules
 from streams.engine.codec import Codec
@@ -72,13 +72,16 @@ class _Work:
         self.changes: dict[bytes, bytes | None] = {}
         self.due: list[tuple[int, bytes]] = []
         self.outputs: list[Output] = []
-        self.pending = 0  # more predictions that wait for a verdict, or fewer
+        self.pending = self.pending_reviews = 0  # more that wait for a verdict, or fewer
 
     def entry(self, key: bytes) -> Entry | None:
         stored = self.stored[ENTRY + key]
         return None if stored is None else decode(stored)
 
-    def keep(self, key: bytes, entry: Entry | None) -> None:
+    def keep(self, key: bytes, before: Entry | None, entry: Entry | None) -> None:
+        was, now = before or NOTHING, entry or NOTHING
+        self.pending += now.pending - was.pending
+        self.pending_reviews += now.pending_reviews - was.pending_reviews
         at = ENTRY + key
         self.stored[at] = self.changes[at] = None if entry is None else encode(entry)
 
@@ -244,8 +247,7 @@ class PartitionJoin:
         entry = step.entry
         if entry is None or entry is before:
             return
-        work.keep(key, entry)
-        work.pending += entry.pending - (0 if before is None else before.pending)
+        work.keep(key, before, entry)
         due = self._join.due(entry)
         if before is None or due < self._join.due(
             before
@@ -267,9 +269,8 @@ class PartitionJoin:
                 continue
             after, outputs = self._join.on_time(entry, key, now)
             work.outputs += [self._told(key, output) for output in outputs]
-            work.pending += (0 if after is None else after.pending) - entry.pending
             if after != entry:
-                work.keep(key, after)
+                work.keep(key, entry, after)
             if after is not None:
                 work.due.append((self._join.due(after), key))
         self.state.decided = max(self.state.decided, now)
@@ -282,6 +283,7 @@ class PartitionJoin:
     def _finish(self, work: _Work, emit: Emit) -> None:
         self.state.change(work.changes)
         self.state.pending += work.pending
+        self.state.pending_reviews += work.pending_reviews
         lists = defaultdict[int, list[tuple[int, bytes]]](list)
         for due in work.due:
             lists[due[0] // self._due_ms].append(due)

@@ -53,7 +53,7 @@ from rocksdict import (
 from streams.core.errors import ConfigError, Conflict, Mistake, Unavailable
 from streams.failpoints import failpoint
 
-FORMAT = 3
+FORMAT = 4
 ENTRY, DUE, META = b"e", b"d", b"m"
 """First byte of a key: an event, a list of events that are due at a time, all else."""
 IDENTITY, POSITIONS, PREPARED = META + b"identity", META + b"positions", META + b"prepared"
@@ -158,6 +158,7 @@ class State:
     Attributes:
         places: How far each topic has been read, in memory.
         pending: Predictions that wait for a verdict, in memory.
+        pending_reviews: Those of them that people were asked about, in memory.
         decided: The time up to which everything that only time decides was decided, in memory.
     """
 
@@ -169,7 +170,7 @@ class State:
         self._swept = self._next_due = DUE  # of what is on disk: taken up to here, nothing before
         self._stored = b""
         self.places = {topic: Place() for topic in identity.topics}
-        self.pending = self.decided = 0
+        self.pending = self.pending_reviews = self.decided = 0
         self._lists = 0  # due lists ever made: makes their keys differ
         self._restore()
 
@@ -177,7 +178,8 @@ class State:
         stored = self._db.get(POSITIONS)
         if stored is not None:
             self._stored = stored
-            self._lists, self.pending, self.decided, self.places = _read_places(stored)
+            told = _read_places(stored)
+            self._lists, self.pending, self.pending_reviews, self.decided, self.places = told
 
     def close(self) -> None:
         """Lets go of the disk; what is not committed is forgotten."""
@@ -341,7 +343,8 @@ class State:
         self._stored = stands_for
 
     def _stands_for(self) -> bytes:
-        return json.dumps([self._lists, self.pending, self.decided, self.places]).encode()
+        told = [self._lists, self.pending, self.pending_reviews, self.decided, self.places]
+        return json.dumps(told).encode()
 
     def _settle(self) -> None:
         """Forgets what was set aside once it is on disk.  Not by ``apply``, which may run in another thread."""
@@ -446,9 +449,11 @@ def _first_list(time: int) -> bytes:
     return DUE + _DUE.pack(time, 0)
 
 
-def _read_places(data: bytes) -> tuple[int, int, int, dict[str, Place]]:
-    lists, pending, decided, places = json.loads(data)
-    return lists, pending, decided, {topic: Place(*place) for topic, place in places.items()}
+def _read_places(data: bytes) -> tuple[int, int, int, int, dict[str, Place]]:
+    *numbers, places = json.loads(data)
+    lists, pending, pending_reviews, decided = numbers
+    named = {topic: Place(*place) for topic, place in places.items()}
+    return lists, pending, pending_reviews, decided, named
 
 
 def _write_prepared(captured: Captured) -> bytes:

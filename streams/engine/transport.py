@@ -43,6 +43,8 @@ LOOK_EVERY_S = 1.0
 """How often it is looked whether a transaction hangs."""
 NOTES_S = 30.0
 """Offsets have just been read when their notes are: the broker is there."""
+FEW = 100
+"""After fewer records than this, a fetcher that may rest does: a record that is fetched alone costs what twenty do."""
 T = TypeVar("T")
 
 
@@ -216,7 +218,8 @@ class BatchConsumer(driver.Consumer):
                 records = await self._next_records()
                 if records is not None:
                     self._take(records)
-                await asyncio.sleep(0)
+                few = records is not None and sum(map(len, records.values())) < FEW
+                await asyncio.sleep(self.transport.rest_s if few else 0)
         except (*self.consumer_stopped_errors, asyncio.CancelledError):
             if not self.app.should_stop:
                 raise
@@ -478,6 +481,7 @@ class BatchTransport(driver.Transport):
         transactions: What the role's outputs go through, if readers are to see each exactly once.
         max_batch: Records per batch: bounds how long the event loop is held.
         max_queued: Records of a partition that may wait for the agent; beyond, it is not fetched.
+        rest_s: How long nothing is fetched after few records came.
     """
 
     Consumer = BatchConsumer
@@ -492,7 +496,8 @@ class BatchTransport(driver.Transport):
         transactions: Transactions | None = None,
         max_batch: int = 1000,
         max_queued: int = 20_000,
+        rest_s: float = 0.0,
     ) -> None:
         super().__init__(url, app)
         self.checkpoint, self.owner, self.transactions = checkpoint, owner, transactions
-        self.max_batch, self.max_queued = max_batch, max_queued
+        self.max_batch, self.max_queued, self.rest_s = max_batch, max_queued, rest_s

@@ -49,8 +49,9 @@ class Role:
     )
     notes_always: ClassVar[bool] = False  # what it notes is committed without transactions, too
     max_batch: ClassVar[int] = 1_000
-    # Where roles share processors, a burst of verdicts is not to hold up predicting.
+    # Where roles share processors, a burst of verdicts is not to hold up predicting: who learns yields, and fetches less often.
     niceness: ClassVar[int] = 0
+    rest_s: ClassVar[float] = 0.0
 
     topics: tuple[str, ...]
 
@@ -158,6 +159,7 @@ class RoleWorker:
             owner=self,
             transactions=options.transactions,
             max_batch=role.max_batch,
+            rest_s=role.rest_s,
             max_queued=2_000 if role.copartitioned else 20_000,
         )
         for topic in role.topics:

@@ -11,13 +11,18 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from typing import NamedTuple
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from streams.core.events import LEARNED, Outcome, Prediction
-from streams.core.topics import FEEDBACK, INPUTS, OUTCOMES, PREDICTIONS, topics
+from streams import corrections
+from streams.core.events import EXCLUDE, LEARNED, Outcome, Prediction, Snapshot
+from streams.core.topics import FEEDBACK, INPUTS, MODELS, OUTCOMES, PREDICTIONS, topics
+from streams.corrections import Choice
+from streams.engine.reader import to_end
+from streams.engine.snapshots import parse_key
 from streams.loop import Loop
 from tests.benchmarks import loops, material
 from tests.benchmarks.lab import Child, Lab
@@ -44,6 +49,7 @@ def measure(lab: Lab) -> list[Figure]:
     """A logistic regression, then a forest, then the forest under a burst."""
     with Running(lab, loops.named(loops.asked, lab.name("latency")), "asked") as system:
         linear = system.steady()
+        rolled_back_ms = system.roll_back()
     _tell(lab, "logistic regression", linear)
     with Running(lab, loops.named(loops.trees, lab.name("forest")), "trees") as system:
         forest = system.steady()
@@ -55,6 +61,7 @@ def measure(lab: Lab) -> list[Figure]:
         Figure("input_to_prediction_ms_p99", percentile(linear.predictions, 99)),
         Figure("verdict_to_served_ms_p50", percentile(linear.verdicts, 50)),
         Figure("verdict_to_served_ms_p99", percentile(linear.verdicts, 99)),
+        Figure("rolled_back_ms", rolled_back_ms),
         Figure("input_to_prediction_forest_ms_p99", percentile(forest.predictions, 99)),
         Figure("verdict_to_served_forest_ms_p50", percentile(forest.verdicts, 50)),
         Figure("verdict_to_served_forest_ms_p99", percentile(forest.verdicts, 99)),
@@ -189,6 +196,37 @@ class Running:
         seconds = time.perf_counter() - since
         self._await_all()
         return self._answered(since), seconds
+
+    def roll_back(self) -> float:
+        """How long after the snapshot of a rollback predictions by the model from before it still come, in milliseconds.
+
+        By the broker's clock, which stamps both.
+        """
+        lab, loop = self._lab, self._loop
+        settings, names = lab.settings(loop.name), topics(loop)
+        half_way = Choice(after=self._seen.versions[len(self._seen.versions) // 2][1])
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(corrections.record, loop, settings, EXCLUDE, half_way)
+            while not asked.done():
+                self._send_for(0.2)
+        (made,) = asked.result()
+        self._send_for(1.0)
+        self._await_all()
+        kafka = settings.kafka()
+        published = min(
+            message.timestamp()[1]
+            for message in to_end(kafka, names[MODELS].name)
+            if message.value() is not None
+            and parse_key(message.key() or b"").chunk is None
+            and material.CODEC.decode_as(Snapshot, message.value() or b"").version >= made.version
+        )
+        outdated = [
+            message.timestamp()[1]
+            for message in to_end(kafka, names[PREDICTIONS].name)
+            if material.CODEC.decode_as(Prediction, message.value() or b"").model_version
+            < made.version
+        ]
+        return float(max(max(outdated) - published, 0))
 
     def _has_served(self, ids: Sequence[str]) -> bool:
         learned, versions = self._seen.learned, self._seen.versions

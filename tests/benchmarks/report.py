@@ -67,6 +67,11 @@ MEANINGS = {
     "input_to_prediction_ms_p99": Meaning("input → prediction, p99", "ms", at_most=25),
     "verdict_to_served_ms_p50": Meaning("verdict → improved model serves, p50", "ms"),
     "verdict_to_served_ms_p99": Meaning("verdict → improved model serves, p99", "ms", at_most=250),
+    "rolled_back_ms": Meaning(
+        "the last prediction by a model that was rolled back, after the snapshot",
+        "ms",
+        at_most=1_000,
+    ),
     "verdict_to_served_forest_ms_p50": Meaning("the same, 10-tree forest, p50", "ms"),
     "verdict_to_served_forest_ms_p99": Meaning("the same, 10-tree forest, p99", "ms", at_most=250),
     "input_to_prediction_forest_ms_p99": Meaning("input → prediction, forest, p99", "ms"),

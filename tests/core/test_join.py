@@ -504,6 +504,7 @@ entries = st.builds(
             st.integers(0, 1 << 60),
             st.none() | st.binary(),
             st.booleans(),
+            st.booleans(),
             st.lists(
                 st.builds(Taught, st.integers(0, 1 << 60), st.text(st.characters(codec="utf-8")))
             ).map(tuple),

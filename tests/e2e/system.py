@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self, TypeVar
 
@@ -27,6 +28,7 @@ from streams.engine.codec import Codec, Record
 from streams.engine.producer import Outputs
 from streams.engine.reader import group_less, partitions_of
 from streams.loop import Loop, load
+from tests.nursery import ONLY_WHEN_BORN, nursery
 
 PHISHING = """
 from datetime import timedelta
@@ -177,17 +179,13 @@ class System:
         """Creates the topics that are missing, and writes nothing."""
         admin.create(self.admin, topics(self.loop, self.settings.keep()).values(), 1)
 
-    def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *argv: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Runs a command of the command line to its end."""
-        return subprocess.run(
-            [sys.executable, "-m", "streams.cli", *argv],
-            env=self.environ,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        with TemporaryDirectory() as folder:
+            given, out, err = (Path(folder) / name for name in ("in", "out", "err"))
+            given.write_text(stdin)
+            code = nursery().start(argv, self.environ, self.folder, out, err, given).wait(60)
+            return subprocess.CompletedProcess(argv, code, out.read_text(), err.read_text())
 
     # Processes -------------------------------------------------------------------------------------------------------
 
@@ -196,9 +194,14 @@ class System:
     ) -> str:
         """Starts a worker; its log goes to a file beside the loop."""
         worker = worker or f"{role}-1"
-        argv = [sys.executable, "-m", "streams.cli", "run", role, self.reference]
         more = ["--standby"] if standby else []
-        return self.run(worker, [*argv, "--worker", worker, *more], **environ)
+        argv = ["run", role, self.reference, "--worker", worker, *more]
+        if not environ.keys().isdisjoint(ONLY_WHEN_BORN):
+            return self.run(worker, [sys.executable, "-m", "streams.cli", *argv], **environ)
+        log = self.begin_log(worker)
+        given = {**self.environ, **environ}
+        self.processes[worker] = nursery().start(argv, given, self.folder, log, log)
+        return worker
 
     def run(self, worker: str, argv: list[str], **environ: str) -> str:
         """Starts any program as a worker."""

@@ -101,15 +101,7 @@ def typed(system: System, *commands: str, stdin: str = "") -> list[Typed]:
 
     def run(command: str) -> Typed:
         argv = [system.reference if word == "LOOP" else word for word in shlex.split(command)]
-        done = subprocess.run(
-            [sys.executable, "-m", "streams.cli", *argv],
-            env=system.environ,
-            cwd=system.folder,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        done = system.command(*argv, stdin=stdin)
         return Typed(done.returncode, done.stdout, done.stderr)
 
     with ThreadPoolExecutor(len(commands)) as pool:

@@ -150,10 +150,11 @@ class Worker:
         self.state.apply(captured)
         self._step("apply", until)
 
-    def recounted(self) -> int:
-        """How many predictions wait, event by event."""
+    def recounted(self) -> tuple[int, int]:
+        """How many predictions wait, and of how many people were asked, event by event."""
         keys = {b"e" + (record.key or b"") for log in self.kafka.logs.values() for record in log}
-        return sum(decode(held).pending for held in self.state.load(list(keys)).values() if held)
+        entries = [decode(held) for held in self.state.load(list(keys)).values() if held]
+        return sum(e.pending for e in entries), sum(e.pending_reviews for e in entries)
 
     def _step(self, name: str, until: str) -> None:
         if name == until:
@@ -241,7 +242,7 @@ def test_any_crash_at_any_step_with_any_topic_committed_gives_the_same_results(
                 lives += action == "lose"
                 disk = str(how[0]) if how else f"new-{lives}"
                 worker = Worker(kafka, Path(folder) / disk)
-            assert worker.state.pending == worker.recounted()
+            assert (worker.state.pending, worker.state.pending_reviews) == worker.recounted()
         for topic in TOPICS:
             worker.read(topic, len(logs[topic]))
         worker.wait()
@@ -459,7 +460,7 @@ def test_when_nothing_waits_any_more_nothing_is_kept(
 ) -> None:
     logs = some_logs()
     partition.predictions(logs[P])
-    assert state.pending == 5
+    assert (state.pending, state.pending_reviews) == (5, 1)
     commit(state)
     partition.feedback(logs[F])
     commit(state)
@@ -467,7 +468,7 @@ def test_when_nothing_waits_any_more_nothing_is_kept(
         partition.advance(predictions=FAR, feedback=FAR)
         commit(state)
     assert not partition.behind
-    assert state.pending == 0
+    assert (state.pending, state.pending_reviews) == (0, 0)
     keys = [b"e" + record.key for of_topic in logs.values() for record in of_topic if record.key]
     assert set(state.load(keys).values()) == {None}
     assert state.due(FAR * 9, 1000).keys == []

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from tests.e2e.system import Process, System, await_that
-from tests.faults.nursery import Nursery
 from tests.faults.plan import ROLES, WORKERS
 
 CLOCKED = Path(__file__).with_name("clocked.py")
@@ -38,8 +37,8 @@ def role_of(worker: str) -> str:
 class Fleet:
     """See the module.  A fault holds its worker: then the keeper leaves it alone."""
 
-    def __init__(self, system: System, nursery: Nursery) -> None:
-        self.system, self._nursery = system, nursery
+    def __init__(self, system: System) -> None:
+        self.system = system
         self.deaths: list[Death] = []
         self._held: set[str] = set()
         self._lock = threading.RLock()
@@ -66,14 +65,12 @@ class Fleet:
     def start(self, worker: str, armed: str = "", clock_s: float = 0.0) -> None:
         """Starts a worker, with a failpoint or a clock that is off."""
         system = self.system
-        argv = ["run", role_of(worker), system.reference, "--worker", worker]
         with self._lock:
             if clock_s:
+                argv = ["run", role_of(worker), system.reference, "--worker", worker]
                 system.run(worker, [sys.executable, str(CLOCKED), str(clock_s), *argv])
             else:
-                environ = {**system.environ, "COUNTERPOINT_FAILPOINTS": armed}
-                child = self._nursery.start(argv, environ, system.begin_log(worker))
-                system.processes[worker] = child
+                system.start(role_of(worker), worker, COUNTERPOINT_FAILPOINTS=armed)
 
     def process(self, worker: str) -> Process:
         """The process of a worker."""

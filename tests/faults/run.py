@@ -22,7 +22,6 @@ from tests.e2e.system import System, await_that
 from tests.faults.check import Rebuilt, misjudged, rebuilt
 from tests.faults.fleet import REFUSED, Death, Fleet
 from tests.faults.inject import SESSION_S, Done, Injector
-from tests.faults.nursery import Nursery
 from tests.faults.plan import Stage
 from tests.faults.traffic import PROGRAM, Flow, event_id_of, more_of
 from tests.faults.watch import Gap, Watch
@@ -104,8 +103,7 @@ def run(
         system.prepare()
         flow = Flow(system, LABELS, seed, per_s)
         watch = stack.enter_context(Watch(system, LABELS, flow.sent_at))
-        nursery = stack.enter_context(Nursery(system.environ, work))
-        fleet = stack.enter_context(Fleet(system, nursery))
+        fleet = stack.enter_context(Fleet(system))
         began = time.time()
         injector = Injector(fleet, watch, broker, say)
         with flow:

@@ -1,13 +1,17 @@
-"""Forks workers off a process that has imported everything: a start then costs 0.1 s of a core, and not 2.
+"""Forks `counterpoint` off a process that has imported everything: a start then costs 0.1 s of a core, and not 2.
 
-What runs is the program as it is.  When the one who asks for workers goes away, the workers do.
+What runs is the program as it is, in a process of its own, from its arguments to its exit code.  When the one who asks
+for processes goes away, they do.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import random
 import select
 import signal
@@ -16,23 +20,18 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-IMPORTS = (
-    "river.linear_model",
-    "river.preprocessing",
-    "streams.bootstrap",
-    "streams.cli",
-    "streams.engine.admin",
-    "streams.operate",
-    "streams.show",
-)
+ROOT = Path(__file__).parents[1]
+NOTHING = Path(os.devnull)
+RIVER = ("anomaly", "drift", "forest", "linear_model", "multiclass", "naive_bayes", "neighbors")
+ONLY_WHEN_BORN = ("GLIBC_TUNABLES",)
+"""What a process reads before its first line of Python: with it, no fork will do."""
 
 
 class Child:
-    """A worker, to be used as a ``Popen``."""
+    """A process, to be used as a ``Popen``."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -46,7 +45,7 @@ class Child:
     def wait(self, timeout: float | None = None) -> int:
         """Waits until it has ended; its exit code."""
         if not self.ended.wait(timeout) or self.returncode is None:
-            raise subprocess.TimeoutExpired(["worker"], timeout or 0)
+            raise subprocess.TimeoutExpired(["counterpoint"], timeout or 0)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
@@ -64,49 +63,56 @@ class Child:
 
 
 class Nursery:
-    """The forking process, as seen by the one who asks for workers."""
+    """The forking process, as seen by the one who asks for processes."""
 
-    def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
+    def __init__(self) -> None:
         self._children: dict[int, Child] = {}
         self._born: list[Child] = []
         self._lock, self._birth = threading.Lock(), threading.Condition()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.nursery"],
-            env=dict(environ),
-            cwd=folder,
+            [sys.executable, "-m", "tests.nursery"],
+            env={**os.environ, "PYTHONHASHSEED": "0"},
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
         self._listener = threading.Thread(target=self._listen, name="nursery", daemon=True)
-
-    def __enter__(self) -> Self:
         self._listener.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Ends it, and with it the processes that are left."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(20)
         self._listener.join()
-        assert self._process.stdout is not None
         self._process.stdout.close()
 
-    def start(self, argv: Sequence[str], environ: Mapping[str, str], log: Path) -> Child:
-        """Starts ``counterpoint`` with these arguments."""
+    def start(
+        self,
+        argv: Sequence[str],
+        environ: Mapping[str, str],
+        folder: Path,
+        out: Path,
+        err: Path,
+        stdin: Path = NOTHING,
+    ) -> Child:
+        """Starts ``counterpoint`` with these arguments in a folder; what it prints is appended to the files."""
         assert self._process.stdin is not None
+        files = [str(stdin), str(out), str(err)]
+        told = {
+            "argv": list(argv),
+            "environ": dict(environ),
+            "folder": str(folder),
+            "files": files,
+        }
         with self._lock:  # one birth at a time, so that whose it is needs no telling
-            told = {"argv": list(argv), "environ": dict(environ), "log": str(log)}
             self._process.stdin.write(json.dumps(told) + "\n")
             self._process.stdin.flush()
             with self._birth:
-                if not self._birth.wait_for(lambda: self._born, 30):
-                    message = "the nursery gives no worker"
+                if not self._birth.wait_for(lambda: self._born, 60):
+                    message = "the nursery gives no process"
                     raise AssertionError(message)
                 return self._born.pop()
 
@@ -126,13 +132,21 @@ class Nursery:
                 child.ended.set()
 
 
+@cache
+def nursery() -> Nursery:
+    """The one of this process; it ends with it."""
+    made = Nursery()
+    atexit.register(made.close)
+    return made
+
+
 # The forking process itself ------------------------------------------------------------------------------------------
 
 
 def main() -> None:
-    """Forks a worker for each line of stdin, and tells of births and deaths on stdout."""
-    for name in IMPORTS:
-        __import__(name)
+    """Forks a process for each line of stdin, and tells of births and deaths on stdout."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for those who ask: they close stdin
+    _import()
     gc.collect()
     gc.freeze()
     alive: set[int] = set()
@@ -145,7 +159,8 @@ def main() -> None:
             for line in lines:
                 pid = os.fork()
                 if pid == 0:
-                    _become(json.loads(line))
+                    _become(**json.loads(line))
+                    return
                 alive.add(pid)
                 _say(f"born {pid}")
         _reap(alive)
@@ -154,6 +169,16 @@ def main() -> None:
     while alive:
         _reap(alive)
         time.sleep(0.01)
+
+
+def _import() -> None:
+    import streams
+
+    for module in pkgutil.walk_packages(streams.__path__, "streams."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in RIVER:
+        importlib.import_module(f"river.{name}")
 
 
 def _reap(alive: set[int]) -> None:
@@ -169,31 +194,21 @@ def _say(line: str) -> None:
     os.write(1, f"{line}\n".encode())
 
 
-def _become(told: dict[str, object]) -> None:
-    """Is the worker from here on; does not return."""
-    log = os.open(str(told["log"]), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for where, what in ((0, nothing), (1, log), (2, log)):
-        os.dup2(what, where)
-    environ, argv = told["environ"], told["argv"]
-    assert isinstance(environ, dict)
-    assert isinstance(argv, list)
+def _become(argv: list[str], environ: dict[str, str], folder: str, files: list[str]) -> None:
+    """Is the program from here on, as an interpreter that begins with ``-m streams.cli`` in that folder."""
+    written = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for number, path in enumerate(files):
+        os.dup2(os.open(path, written if number else os.O_RDONLY, 0o644), number)
+    os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
+    sys.path[:1] = [folder, *environ.get("PYTHONPATH", "").split(os.pathsep)]
     sys.argv = ["counterpoint", *argv]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
-    code: object = 1
-    try:
-        from streams.cli import main as counterpoint
+    from streams.cli import main as counterpoint
 
-        counterpoint()
-    except SystemExit as error:
-        code = error.code
-    except BaseException:  # noqa: BLE001  as the interpreter would
-        sys.excepthook(*sys.exc_info())
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+    counterpoint()
 
 
 if __name__ == "__main__":
