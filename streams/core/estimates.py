@@ -34,31 +34,37 @@ def share(right: int, cases: int) -> Estimate | None:
     """
     if cases == 0:
         return None
-    p, z2 = right / cases, Z * Z
-    middle = (p + z2 / (2 * cases)) / (1 + z2 / cases)
-    half = Z * sqrt(p * (1 - p) / cases + z2 / (4 * cases**2)) / (1 + z2 / cases)
-    return Estimate(p, round(middle - half, 3), round(middle + half, 3), cases)
+    return _wilson(right / cases, cases, cases)
 
 
 def weighted_share(judged: Iterable[tuple[bool, float]]) -> Estimate | None:
     """The share of right answers among all from which these were drawn.
 
-    It is Hájek's estimate, with the interval of its linearization.
+    It is Hájek's estimate, with Wilson's interval for as many cases as these are worth (Kish's effective sample size):
+    that says how little is known, too, where all answers were right.
 
     Args:
         judged: Whether an answer was right, and the probability with which it was chosen.
 
-    >>> weighted_share([(False, 1.0)] * 5 + [(True, 0.1)] * 5).value
-    0.9090909090909091
+    >>> weighted_share([(False, 1.0)] * 5 + [(True, 0.1)] * 5)
+    Estimate(value=0.9090909090909091, low=0.509, high=0.99, cases=10)
+    >>> weighted_share([(True, 0.5)] * 10)
+    Estimate(value=1.0, low=0.722, high=1.0, cases=10)
     """
     cases = [(right, 1 / probability) for right, probability in judged if probability > 0]
-    stands_for = sum(weight for _, weight in cases)
     if not cases:
         return None
+    stands_for = sum(weight for _, weight in cases)
     value = sum(weight for right, weight in cases if right) / stands_for
-    spread = sum((weight * (right - value)) ** 2 for right, weight in cases)
-    half = Z * sqrt(spread) / stands_for
-    return Estimate(value, max(value - half, 0.0), min(value + half, 1.0), len(cases))
+    effective = stands_for**2 / sum(weight**2 for _, weight in cases)
+    return _wilson(value, effective, len(cases))
+
+
+def _wilson(p: float, effective: float, cases: int) -> Estimate:
+    z2 = Z * Z
+    middle = (p + z2 / (2 * effective)) / (1 + z2 / effective)
+    half = Z * sqrt(p * (1 - p) / effective + z2 / (4 * effective**2)) / (1 + z2 / effective)
+    return Estimate(p, round(middle - half, 3), round(middle + half, 3), cases)
 
 
 def alpha(units: Iterable[Sequence[Label]]) -> float | None:

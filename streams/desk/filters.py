@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, or_, select
 
 from streams.core.errors import BadRecord
 from streams.core.events import Label
-from streams.desk.rows import text_of
+from streams.desk.rows import check_text, text_of
 from streams.desk.tables import predictions
 
 SURE, UNSURE = "sure", "unsure"
@@ -57,6 +57,10 @@ def all_rows() -> Select[Any]:
 def filtered(wanted: Filter) -> Select[Any]:
     p = predictions.c
     query = all_rows()
+    for each in fields(wanted):
+        value = getattr(wanted, each.name)
+        if isinstance(value, str):
+            check_text(each.name, value)
     if wanted.label is not None:
         query = query.where(p.label == text_of(wanted.label))
     if wanted.confidence_from is not None:
@@ -102,4 +106,5 @@ def place_after(after: str) -> tuple[int, str]:
         raise BadRecord("after is not what a page gave") from error
     if type(at) is not int or not 0 <= at < LONG or not isinstance(event_id, str):
         raise BadRecord("after is not what a page gave")
+    check_text("after", event_id)
     return at, event_id

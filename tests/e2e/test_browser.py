@@ -130,6 +130,7 @@ def open_page(system: System, browser: Browser) -> Iterator[Open]:
         page.on("pageerror", lambda error: amiss.append(str(error)))
         link = opening.link(system.loop, system.settings, person)
         page.goto(link)
+        page.get_by_role("button", name="Sign in").click()
         page.goto(link[: link.index("/enter/")] + path)
         return page
 
