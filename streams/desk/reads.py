@@ -168,7 +168,7 @@ class Reads:
         Raises:
             BadRecord: The filter or the place to go on from is none.
         """
-        query = filtered(wanted)
+        query = filtered(wanted, is_sqlite=self._store.is_sqlite)
         if after is not None:
             query = query.where(
                 tuple_(predictions.c.at, predictions.c.event_id) < place_after(after)

@@ -7,11 +7,13 @@ from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from sqlalchemy import Engine, event
 
 from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.core.events import ACCEPT, CORRECT
@@ -20,6 +22,7 @@ from streams.desk.outbox import Verdict
 from streams.desk.store import Store, open_store
 from streams.desk.work import MOST
 from tests.desk.desks import HOUR_MS, RULES, Desk, feedback
+from tests.desk.postgres import PostgreSQL
 
 LEASE_MS = 60_000
 PEOPLE = ("ann", "bob", "eve")
@@ -186,6 +189,26 @@ def test_nobody_holds_more_than_he_may(desk: Desk) -> None:
     assert desk.work.holder(f"e{MOST}", desk.now) is None
     desk.work.release("ann", held[0].lease, desk.now)
     assert desk.work.lease("ann", f"e{MOST}", desk.now).review.event_id == f"e{MOST}"
+
+
+def test_what_was_answered_between_the_look_and_the_lease_is_not_given_out(
+    postgresql: PostgreSQL,
+) -> None:
+    store = open_store(postgresql.database(), "tests")  # with SQLite nobody can come between
+    desk = Desk(store)
+    desk.ask("a", "b")
+
+    def answer(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "SKIP LOCKED" in statement and desk.outbox.last("bob") is None:
+            desk.say("bob", "a", ACCEPT)
+
+    event.listen(Engine, "after_cursor_execute", answer)
+    try:
+        assert desk.answered(desk.next("ann")) == ["b"]
+    finally:
+        event.remove(Engine, "after_cursor_execute", answer)
+    assert desk.work.holder("a", desk.now) is None
+    store.close()
 
 
 class Leases(RuleBasedStateMachine):

@@ -218,6 +218,39 @@ def test_an_answer_shows_live_in_anothers_browse_and_undo_repairs(
     await_that(retracted, 30.0, "what was learned is taken back")
 
 
+def test_each_undo_takes_back_one_verdict_however_fast_they_are_asked_for(
+    open_page: Open, truth: dict[str, int]
+) -> None:
+    page = open_page("ann", "/queue")
+    first, _second = answer(page, truth), answer(page, truth)
+    page.keyboard.press("u")
+    page.keyboard.press("u")
+    expect(page.locator("#said")).to_have_text(f"Taken back: {first}", timeout=20_000)
+
+
+def test_an_item_whose_verdict_is_refused_stays_on_screen(
+    open_page: Open, truth: dict[str, int]
+) -> None:
+    page = open_page("ann", "/queue")
+    await_items(page)
+    event = shown(page)
+    page.context.clear_cookies()
+    page.keyboard.press(str(truth[event]))
+    expect(page.locator("#said")).to_contain_text("sign in first")
+    assert shown(page) == event
+
+
+def test_an_empty_queue_looks_now_and_then_for_what_has_come_back(open_page: Open) -> None:
+    page = open_page("ann", "/trouble")
+    page.route("**/live", lambda route: route.abort())
+    page.clock.install()
+    page.goto(page.url.replace("/trouble", "/queue"))
+    page.evaluate("document.querySelectorAll('.item').forEach(item => item.remove())")
+    assert shown(page) == "None"
+    page.clock.fast_forward(6_000)
+    await_items(page)
+
+
 def test_several_are_answered_at_once(open_page: Open) -> None:
     page = open_page("bob", "/browse?answered=no")
     boxes = page.locator(".lane input")
