@@ -40,6 +40,7 @@ from streams.engine.codec import Codec
 from streams.engine.producer import Outputs
 from streams.engine.slot import take
 from streams.failpoints import arm
+from streams.heartbeat import beating
 from streams.loop import Loop, load
 from streams.supervisor import signals_set
 
@@ -78,11 +79,9 @@ def run_desk(reference: str, worker: str | None, settings: Settings) -> int:
         with signals_set(threading.Event()), opened(loop, settings) as desk:
             desk.projection.start()
             desk.sender.start()
-            serve(
-                application(desk.board, doors_of(desk.board, settings)),
-                listening,
-                desk.board.pulse.end,
-            )
+            app = application(desk.board, doors_of(desk.board, settings))
+            with beating(lambda: Parts(loop, settings), ROLE, slot.name, desk.board.health):
+                serve(app, listening, desk.board.pulse.end)
     finally:
         slot.release()
     return 0

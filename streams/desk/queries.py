@@ -98,7 +98,7 @@ LEASED = select(leases).where(leases.c.token == LEASE)
 RENEW = update(leases).where(leases.c.token == LEASE).values(until=THEN)
 RELEASE = delete(leases).where(leases.c.token == LEASE)
 RELEASE_EVENT = delete(leases).where(leases.c.event_id == OF)
-ASKED = select(reviews.c.state, reviews.c.value).where(reviews.c.event_id == OF)
+ASKED = select(reviews.c.state, reviews.c.deadline, reviews.c.value).where(reviews.c.event_id == OF)
 ASKED_AT = select(reviews.c.requested_at, reviews.c.value).where(reviews.c.event_id == OF)
 SETTLED = select(reviews.c.event_id).where(reviews.c.event_id == OF, UNDER_WAY)
 

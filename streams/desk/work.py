@@ -187,9 +187,12 @@ class Work:
 
         def work(connection: Connection) -> None:
             held = _checked(connection, reviewer, lease, now)
+            asked = connection.execute(queries.ASKED, {"of": held.event_id}).first()
+            # No longer than this is asked: the event may be asked about again.
+            at = until if asked is None else min(until, asked.deadline)
             connection.execute(queries.RELEASE, {"lease": lease})
             connection.execute(delete(postponed).where(postponed.c.event_id == held.event_id))
-            row = {"event_id": held.event_id, "reviewer": reviewer, "until": until}
+            row = {"event_id": held.event_id, "reviewer": reviewer, "until": at}
             connection.execute(postponed.insert().values(row))
 
         self._store.write(work)

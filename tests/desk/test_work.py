@@ -171,12 +171,13 @@ def test_what_elsewhere_was_taken_back_is_asked_again_though_it_was_answered_her
 def test_an_event_that_is_asked_again_after_it_was_forgotten_reaches_the_same_people(
     desk: Desk,
 ) -> None:
-    desk.ask("a")
+    desk.ask("a", "b")
+    desk.work.postpone("ann", desk.work.lease("ann", "b", 1_000).lease, 9 * HOUR_MS, desk.now)
     said = desk.say("ann", "a", ACCEPT)
     desk.take(feedback("a", feedback_id=said))
     desk.now += 2 * HOUR_MS + 1
-    desk.ask("a")
-    assert desk.answered(desk.next("ann")) == ["a"]
+    desk.ask("a", "b")
+    assert desk.answered(desk.next("ann", 2)) == ["a", "b"]
     desk.say("ann", "a", ACCEPT)
     assert desk.outbox.undelivered() == 2
 
