@@ -138,14 +138,13 @@ class Folding:
         return found
 
     def take(
-        self, connection: Connection, came: Sequence[Came], read: Iterable[Read]
+        self, connection: Connection, came: Sequence[Came], read: Sequence[Read]
     ) -> dict[type, int]:
         """Takes records in, and notes how far the partitions were read; how many there were of each kind.
 
         Raises:
             Conflict: Another desk has read on in the same tables; nothing is to be changed.
         """
-        read = list(read)
         self._advance(connection, read)
         by_kind: dict[type, list[tuple[Any, Came]]] = defaultdict(list)
         for each in came:
@@ -167,10 +166,14 @@ class Folding:
         self._prune(connection, read)
         return {kind: len(found) for kind, found in by_kind.items() if found}
 
-    def _advance(self, connection: Connection, read: Iterable[Read]) -> None:
+    def _advance(self, connection: Connection, read: Sequence[Read]) -> None:
         for each in read:
-            row = {**each._asdict(), "topic_id": self.topic_ids.get(each.topic, "")}
-            del row["keep_from"]
+            row = {
+                "topic": each.topic,
+                "partition": each.partition,
+                "topic_id": self.topic_ids.get(each.topic, ""),
+                "position": each.position,
+            }
             forward = (
                 self._insert(positions)
                 .values(row)
@@ -309,7 +312,7 @@ class Folding:
             .values(state=EXPIRED)
         )
 
-    def _prune(self, connection: Connection, read: Iterable[Read]) -> None:
+    def _prune(self, connection: Connection, read: Sequence[Read]) -> None:
         p = predictions.c
         for each in read:
             if each.keep_from > 0:

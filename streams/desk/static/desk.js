@@ -102,7 +102,7 @@ function keepComment(text) {
 let filling = false;
 let filled = Date.now();
 async function fill(event = "") {
-  if (filling) return;
+  if (filling && !event) return;
   filling = true;
   try {
     const html = await get(`${queue.dataset.url}?event=${encodeURIComponent(event)}`);
