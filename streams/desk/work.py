@@ -122,6 +122,8 @@ class Work:
         self, connection: Connection, reviewer: str, event_id: str, now: int
     ) -> tuple[bytes, str, int]:
         event = {"of": event_id, "now": now}
+        # Before it is looked at, so that no answer comes between; what is raised takes it back.
+        token = self._grab(connection, event_id, reviewer, now)
         found = connection.execute(queries.ASKED, event).first()
         if found is None:
             message = f"nobody is asked about event {event_id!r}"
@@ -132,7 +134,6 @@ class Work:
         if found.state == EXPIRED:
             message = f"the deadline of event {event_id!r} has passed: nothing would be learned"
             raise Conflict(message)
-        token = self._grab(connection, event_id, reviewer, now)
         if token is not None:
             mine = {"who": reviewer, "now": now}
             if len(connection.execute(queries.MINE, mine).all()) > MOST:

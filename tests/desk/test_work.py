@@ -82,6 +82,7 @@ def test_an_item_is_gone_with_its_answer_or_its_deadline(desk: Desk) -> None:
     for event_id in ("said", "elsewhere"):
         with pytest.raises(Conflict, match="answered already"):
             desk.work.lease("ann", event_id, desk.now)
+        assert desk.work.holder(event_id, desk.now) is None
     with pytest.raises(NotFound, match="nobody is asked"):
         desk.work.lease("ann", "unknown", desk.now)
     desk.now += HOUR_MS

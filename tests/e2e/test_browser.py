@@ -300,7 +300,7 @@ def test_each_page_suits_everybody_and_has_its_picture(
     page = open_page("olga", "/queue")
     await_items(page)
     event = shown(page)
-    for path in ("/queue", "/browse", f"/event?id={event}", "/quality", "/trouble"):
+    for path in ("/queue", "/browse", f"/event?id={event}", "/quality", "/trouble", "/enter/x"):
         page.goto(page.url.split("/", 3)[0] + f"//127.0.0.1:{system.settings.desk_port}{path}")
         for scheme, wide in (("light", 1200), ("dark", 360)):
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -309,5 +309,5 @@ def test_each_page_suits_everybody_and_has_its_picture(
             assert [(path, scheme, each["id"], each["nodes"][0]["html"]) for each in found] == []
             over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{path} is wider than {wide}"
-            name = path[1:].split("?")[0]
+            name = path[1:].split("?")[0].replace("/", "-")
             page.screenshot(path=folder / f"{name}-{scheme}.png")
