@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -70,17 +70,14 @@ class Proxy:
         # The last was added by the proxy itself; those before may be anybody's invention.
         told = ",".join(connection.headers.getlist("x-forwarded-for"))
         for each in reversed(told.split(",")):
-            if not self._is_trusted(address) or not each.strip():
+            if not self._is_trusted(address) or _address(each.strip()) is None:
                 break
             address = each.strip()
         return address
 
     def _is_trusted(self, host: str) -> bool:
-        try:
-            address = ip_address(host)
-        except ValueError:
-            return False
-        return any(address in ip_network(each) for each in self.trusted)
+        address = _address(host)
+        return address is not None and any(address in ip_network(each) for each in self.trusted)
 
 
 class Rate:
@@ -207,6 +204,13 @@ class Doors:
 
     def _vouched(self, connection: HTTPConnection) -> str | None:
         return None if self._proxy is None else self._proxy.tells(connection)
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def _host(connection: HTTPConnection) -> str:

@@ -154,6 +154,10 @@ def test_nobody_locks_out_another_by_trying_his_name(desk: Desk, doors: Doors) -
     codes = [guesser.post("/sign-in", data=wrong).status_code for _ in range(11)]
     assert codes == [403] * 10 + [429]
     assert from_there("198.51.100.8").post("/sign-in", data=right).url.path == "/queue"
+    codes = [
+        from_there(f"no address {n}").post("/sign-in", data=wrong).status_code for n in range(11)
+    ]
+    assert codes[-1] == 429
 
 
 def test_verdicts_are_counted_however_many_come_at_once(desk: Desk, client: TestClient) -> None:
