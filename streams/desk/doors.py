@@ -134,9 +134,9 @@ class Doors:
             TooOften: He has tried much just now.
         """
         address = _host(connection) if self._proxy is None else self._proxy.address(connection)
+        self._knocks.take(address, self._clock())
         if name is not None:
             self._guesses.take(f"{name[:64]} at {address}", self._clock())
-        self._knocks.take(address, self._clock())
 
     def person(self, connection: HTTPConnection) -> Person:
         """Who is there.
