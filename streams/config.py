@@ -306,7 +306,10 @@ class Settings:
     )
     desk_trusted: tuple[str, ...] = field(
         default=(),
-        metadata=_told("Where that proxy is: from nowhere else is it believed.", NETWORKS),
+        metadata=_told(
+            "Where the reverse proxy is: who asks, and from where, is believed of no other.",
+            NETWORKS,
+        ),
     )
     failpoints: tuple[Armed, ...] = field(
         default=(),
@@ -408,8 +411,8 @@ def _mistakes(settings: Settings) -> Iterator[Mistake]:
         if given and not sasl:
             expected = f"SASL_PLAINTEXT or SASL_SSL as {PREFIX}SECURITY_PROTOCOL, to be of use"
             yield Mistake(variable, shown, expected)
-    if bool(settings.desk_user_header) != bool(settings.desk_trusted):
-        expected = "both or none: a header is believed from somewhere"
+    if settings.desk_user_header and not settings.desk_trusted:
+        expected = f"with {PREFIX}DESK_TRUSTED: a header is believed from somewhere"
         yield Mistake(f"{PREFIX}DESK_USER_HEADER", settings.desk_user_header, expected)
     for name in ("ssl_ca", "registry_ca"):
         path: Path | None = getattr(settings, name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -25,6 +26,7 @@ from streams.desk.board import About, Board, Health, now_ms
 from streams.desk.doors import Doors, Proxy
 from streams.desk.folding import Folding
 from streams.desk.live import Pulse
+from streams.desk.middleware import BodyLimit, SecurityHeaders
 from streams.desk.outbox import Deliver, Outbox, Sender
 from streams.desk.pages import pages
 from streams.desk.people import People
@@ -38,6 +40,7 @@ from streams.engine.codec import Codec
 from streams.engine.producer import Outputs
 from streams.engine.slot import take
 from streams.failpoints import arm
+from streams.heartbeat import beating
 from streams.loop import Loop, load
 from streams.supervisor import signals_set
 
@@ -76,11 +79,9 @@ def run_desk(reference: str, worker: str | None, settings: Settings) -> int:
         with signals_set(threading.Event()), opened(loop, settings) as desk:
             desk.projection.start()
             desk.sender.start()
-            serve(
-                application(desk.board, doors_of(desk.board, settings)),
-                listening,
-                desk.board.pulse.end,
-            )
+            app = application(desk.board, doors_of(desk.board, settings))
+            with beating(lambda: Parts(loop, settings), ROLE, slot.name, desk.board.health):
+                serve(app, listening, desk.board.pulse.end)
     finally:
         slot.release()
     return 0
@@ -206,13 +207,16 @@ def _retry(parts: Parts, partition: int, offset: int) -> str:
 def application(board: Board, doors: Doors) -> Any:
     """What is served."""
     api = Mount("/api/v1", make_api(board, doors.caller))
-    return Starlette(routes=[*probes(board), api, Mount("/", pages(board, doors))])
+    return Starlette(
+        routes=[*probes(board), api, Mount("/", pages(board, doors))],
+        middleware=[Middleware(SecurityHeaders), Middleware(BodyLimit)],
+    )
 
 
 def doors_of(board: Board, settings: Settings) -> Doors:
     """Who may come in, and how."""
     proxy = None
-    if settings.desk_user_header is not None:
+    if settings.desk_trusted:
         proxy = Proxy(settings.desk_user_header, settings.desk_trusted)
     secure = (settings.desk_public_url or "").startswith("https:")
     return Doors(People(board.store), board.clock, proxy, secure=secure)

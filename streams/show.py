@@ -32,7 +32,7 @@ SHORT = 120
 MOST_MODELS = 20
 GAUGES = (
     *("awaited", "behind", "copies", "copies_behind", "models", "model_bytes", "parked"),
-    *("pending", "pending_reviews", "rebuilding", "unsaved"),
+    *("pending", "pending_reviews", "rebuilding", "skipped", "undelivered", "unsaved"),
 )
 """Numbers of a heartbeat that tell how much there is: their change per second says little."""
 MOMENT_STYLES = {"prediction": "cyan", "feedback": "bold", "example": "green", "dead letter": "red"}

@@ -1,49 +1,111 @@
-"""What the verdicts on one event come to: the one that stands.
+"""What the verdicts on one prediction come to: the one that stands, and what each person thinks.
 
-A later verdict stands before an earlier one, whoever gave it; who takes back takes back all that he said before.  What
-each of them teaches is decided in ``verdicts``.
+It follows ``join``: what came too early or too late, came before under its id, or says nothing that the loop knows
+counts for nothing, and of two lessons that one stands which the loop's ``corrections`` would have learned.  Unlike
+there, an answer that teaches nothing stands too, such as a skip, as long as no lesson does: a person has looked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from streams.core.events import RETRACT, Feedback
-from streams.core.verdicts import author
+from streams.core.errors import BadRecord
+from streams.core.events import Feedback, Label, Prediction
+from streams.core.verdicts import (
+    KEEP_FIRST,
+    REPAIR,
+    Lesson,
+    Rules,
+    Settled,
+    TakenBack,
+    author,
+    lesson,
+)
 
 
-def first_of_each(verdicts: Sequence[Feedback]) -> list[Feedback]:
-    """The verdicts without the repeats: those that came with a feedback id that was there before."""
-    seen: dict[str, Feedback] = {}
-    for verdict in verdicts:
-        seen.setdefault(verdict.feedback_id, verdict)
-    return list(seen.values())
+class Said(NamedTuple):
+    """A verdict, and when it came by the broker's clock."""
+
+    t: int
+    verdict: Feedback
 
 
-def not_taken_back(verdicts: Sequence[Feedback]) -> list[Feedback]:
-    """The verdicts, given in their order, that their authors have not taken back.
+class Standing(NamedTuple):
+    """What the verdicts come to.
 
-    >>> said = [Feedback("1", "e", "accept", reviewer="ann"), Feedback("2", "e", "retract", reviewer="ann")]
-    >>> not_taken_back(said)
-    []
+    Attributes:
+        place: Of the verdict that stands, its place among those that were given; None if none does.
+        truth: The label that it teaches; None if it teaches none.
+        opinions: By place, the label of those verdicts that are the last word of their author.
     """
-    standing: list[Feedback] = []
-    for verdict in first_of_each(verdicts):
-        if verdict.verdict == RETRACT:
-            standing = [each for each in standing if author(each) != author(verdict)]
-        else:
-            standing.append(verdict)
-    return standing
+
+    place: int | None
+    truth: Label | None
+    opinions: Mapping[int, Label]
 
 
-def standing(verdicts: Sequence[Feedback]) -> Feedback | None:
-    """The verdict that stands, of those given in their order; None if there is none.
+class _Opinion(NamedTuple):
+    place: int
+    author: str
+    label: Label | None
 
-    >>> said = [Feedback("1", "e", "accept", reviewer="ann"), Feedback("2", "e", "reject", reviewer="bob")]
-    >>> standing(said).reviewer
-    'bob'
-    >>> standing([*said, Feedback("3", "e", "retract", reviewer="bob")]).reviewer
-    'ann'
+
+def standing(
+    rules: Rules, prediction: Prediction, predicted_at: int, said: Sequence[Said]
+) -> Standing:
+    """What these verdicts, given in their order, come to.
+
+    >>> rules = Rules(task="binary", classes=(False, True), window_ms=1000, early_ms=0)
+    >>> seen = Prediction("e", True, {}, None, {}, None, None, "", 0, "review", "all", 1.0)
+    >>> ann = Said(1, Feedback("1", "e", "accept", reviewer="ann"))
+    >>> bob = Said(2, Feedback("2", "e", "reject", reviewer="bob"))
+    >>> standing(rules, seen, 0, [ann, bob])
+    Standing(place=1, truth=False, opinions={0: True, 1: False})
+    >>> standing(rules, seen, 0, [ann, bob, Said(3, Feedback("3", "e", "retract", reviewer="bob"))])
+    Standing(place=0, truth=True, opinions={0: True})
     """
-    left = not_taken_back(verdicts)
-    return left[-1] if left else None
+    stands: list[_Opinion] = []
+    last: dict[str, _Opinion] = {}
+    for place, (verdict, taught) in _heard(rules, prediction, predicted_at, said).items():
+        given = _Opinion(
+            place, author(verdict), taught.label if isinstance(taught, Lesson) else None
+        )
+        if isinstance(taught, TakenBack):
+            stands = [each for each in stands if each.author != given.author]
+            last.pop(given.author, None)
+            continue
+        last[given.author] = given
+        lessons = [each for each in stands if each.label is not None]
+        if given.label is not None and rules.corrections == REPAIR:
+            stands = [each for each in stands if each.label is None]
+        if given.label is None or not lessons or rules.corrections != KEEP_FIRST:
+            stands.append(given)
+    stands = [each for each in stands if each.label is not None] or stands
+    found = stands[-1] if stands else None
+    return Standing(
+        place=None if found is None else found.place,
+        truth=None if found is None else found.label,
+        opinions={each.place: each.label for each in last.values() if each.label is not None},
+    )
+
+
+def _heard(
+    rules: Rules, prediction: Prediction, predicted_at: int, said: Sequence[Said]
+) -> dict[int, tuple[Feedback, Lesson | TakenBack | Settled]]:
+    """By place, the verdicts that are carried out, and what they teach."""
+    kept_ms = 2 * rules.window_ms + rules.early_ms
+    first, last = predicted_at - rules.early_ms, predicted_at + rules.window_ms
+    came: dict[str, int] = {}
+    heard = {}
+    for place, (t, verdict) in enumerate(said):
+        before = came.get(verdict.feedback_id)
+        if before is not None and t - before <= kept_ms:
+            continue
+        came[verdict.feedback_id] = t
+        if first <= t <= last:
+            try:
+                heard[place] = verdict, lesson(rules, prediction, verdict)
+            except BadRecord:  # the joiner makes a dead letter of it
+                continue
+    return heard

@@ -69,7 +69,7 @@ def make_api(board: Board, who: Who) -> FastAPI:
         title=f"Counterpoint: reviews of {board.about.name}",
         version="1",
         description="Items to look at, predictions, verdicts. Times are milliseconds since the epoch.",
-        responses=problems.responses(401, 403, 422, 503),
+        responses=problems.responses(401, 403, 413, 422, 503),
         docs_url=None,
         redoc_url=None,
     )

@@ -10,28 +10,16 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streams.core.errors import ConfigError, Conflict, Mistake, StreamsError
 from streams.desk.people import People, Person, csrf_of
 
 COOKIE, CSRF = "counterpoint_session", "x-csrf"
 REMEMBERED = 10_000
-HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-    ),
-    "cross-origin-opener-policy": "same-origin",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-    "x-frame-options": "DENY",
-}
 
 
 class NotSignedIn(StreamsError):
@@ -52,14 +40,14 @@ class TooOften(StreamsError):
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A reverse proxy that signs people in, and tells who it is in a header.
+    """A reverse proxy, which tells for which address it asks, and may sign people in.
 
     Attributes:
-        header: Its name.
-        trusted: Where the proxy is, as addresses or networks: from anywhere else the header says nothing.
+        header: In which it tells who it is; None if it signs nobody in.
+        trusted: Where the proxy is, as addresses or networks: from anywhere else the headers say nothing.
     """
 
-    header: str
+    header: str | None
     trusted: Sequence[str]
 
     def __post_init__(self) -> None:
@@ -73,14 +61,23 @@ class Proxy:
 
     def tells(self, connection: HTTPConnection) -> str | None:
         """Who it says is there; None if it is not the proxy who asks."""
-        name = connection.headers.get(self.header)
-        if not name or connection.client is None:
-            return None
-        try:
-            address = ip_address(connection.client.host)
-        except ValueError:
-            return None
-        return name if any(address in ip_network(each) for each in self.trusted) else None
+        name = None if self.header is None else connection.headers.get(self.header)
+        return name if name and self._is_trusted(_host(connection)) else None
+
+    def address(self, connection: HTTPConnection) -> str:
+        """From where somebody asks: the proxy tells for whom it does."""
+        address = _host(connection)
+        # The last was added by the proxy itself; those before may be anybody's invention.
+        told = ",".join(connection.headers.getlist("x-forwarded-for"))
+        for each in reversed(told.split(",")):
+            if not self._is_trusted(address) or _address(each.strip()) is None:
+                break
+            address = each.strip()
+        return address
+
+    def _is_trusted(self, host: str) -> bool:
+        address = _address(host)
+        return address is not None and any(address in ip_network(each) for each in self.trusted)
 
 
 class Rate:
@@ -91,21 +88,21 @@ class Rate:
         self._left: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, who: str, now: int) -> None:
-        """Counts one more.
+    def take(self, who: str, now: int, many: int = 1) -> None:
+        """Counts one more, or many.
 
         Raises:
-            TooOften: It is one too many.
+            TooOften: It is too many; then none is counted.
         """
         with self._lock:
             left, at = self._left.pop(who, (float(self._burst), now))
             left = min(left + max(now - at, 0) * self._per_ms, self._burst)
-            may = left >= 1
-            self._left[who] = (left - 1 if may else left, now)
+            may = left >= many
+            self._left[who] = (left - many if may else left, now)
             while len(self._left) > REMEMBERED:
                 self._left.popitem(last=False)
         if not may:
-            raise TooOften(max((1 - left) / self._per_ms / 1000, 1.0))
+            raise TooOften(max((many - left) / self._per_ms / 1000, 1.0))
 
 
 class Doors:
@@ -125,9 +122,21 @@ class Doors:
         secure: bool = False,
     ) -> None:
         self.people, self.secure, self._clock, self._proxy = people, secure, clock, proxy
-        self._key = secrets.token_urlsafe(32)
-        self.sign_ins = Rate(per_s=0.2, burst=10)
+        self._key = people.key()
+        self._guesses = Rate(per_s=0.2, burst=10)
+        self._knocks = Rate(per_s=2.0, burst=60)
         self.writes = Rate(per_s=50.0, burst=500)
+
+    def knock(self, connection: HTTPConnection, name: str | None = None) -> None:
+        """Counts who tries to sign in: by where he is, and there by name, so that nobody locks out others.
+
+        Raises:
+            TooOften: He has tried much just now.
+        """
+        address = _host(connection) if self._proxy is None else self._proxy.address(connection)
+        self._knocks.take(address, self._clock())
+        if name is not None:
+            self._guesses.take(f"{name[:64]} at {address}", self._clock())
 
     def person(self, connection: HTTPConnection) -> Person:
         """Who is there.
@@ -135,17 +144,24 @@ class Doors:
         Raises:
             NotSignedIn: Nobody that we know.
         """
+        return self._known(connection)[0]
+
+    def _known(self, connection: HTTPConnection) -> tuple[Person, bool]:
+        """Who is there, and whether he came by a token: then no browser sends the request on behalf of another site.
+
+        A token that is none of ours may be the proxy's own, and does not gainsay what the proxy tells.
+        """
         token = _bearer(connection)
-        if token is not None:
-            found = self.people.by_token(token)
-        elif (name := self._vouched(connection)) is not None:
+        found = None if token is None else self.people.by_token(token)
+        if found is not None:
+            return found, True
+        if (name := self._vouched(connection)) is not None:
             found = self.people.named(name)
-        else:
-            secret = connection.cookies.get(COOKIE)
-            found = None if secret is None else self.people.by_session(secret, self._clock())
+        elif token is None and (secret := connection.cookies.get(COOKIE)) is not None:
+            found = self.people.by_session(secret, self._clock())
         if found is None:
             raise NotSignedIn("sign in first: nobody is known by what came with this request")
-        return found
+        return found, False
 
     def writer(self, connection: HTTPConnection) -> Person:
         """Who is there, to change something.
@@ -155,8 +171,8 @@ class Doors:
             Conflict: The request may come from another site.
             TooOften: He has changed much just now.
         """
-        person = self.person(connection)
-        if _bearer(connection) is None and not secrets.compare_digest(
+        person, by_token = self._known(connection)
+        if not by_token and not secrets.compare_digest(
             connection.headers.get(CSRF, "").encode(), self.csrf(connection).encode()
         ):
             raise Conflict("this page is out of date: load it again")
@@ -190,23 +206,15 @@ class Doors:
         return None if self._proxy is None else self._proxy.tells(connection)
 
 
-class SecurityHeaders:
-    """Adds to every answer what tells a browser to run nothing but our own script."""
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers.setdefault(name, value)
-                if not scope["path"].startswith("/static/"):
-                    headers.setdefault("cache-control", "no-store")
-            await send(message)
-
-        await self._app(scope, receive, answer)
+def _host(connection: HTTPConnection) -> str:
+    return "" if connection.client is None else connection.client.host
 
 
 def _bearer(connection: HTTPConnection) -> str | None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
+    BindParameter,
+    Column,
     ColumnElement,
     Connection,
     Insert,
@@ -24,17 +26,17 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from streams.core.errors import BadRecord, Conflict
 from streams.core.events import (
-    REVIEW,
+    AUTO,
     DeadLetter,
     Feedback,
+    Label,
     Outcome,
     Prediction,
     Review,
     Score,
-    Status,
 )
-from streams.core.standing import standing
-from streams.core.verdicts import Lesson, Rules, lesson
+from streams.core.standing import Said, standing
+from streams.core.verdicts import Rules
 from streams.desk import rows
 from streams.desk.tables import (
     ANSWERED,
@@ -48,14 +50,23 @@ from streams.desk.tables import (
     reviews,
     scores,
     verdicts,
-    workers,
 )
 
-KEEP = 200_000
-"""Predictions that nobody is asked about which are kept, the newest ones; those that somebody is asked about all are."""
-PRUNED_EVERY = 5_000
 AT_ONCE = 500
 """Event ids that are asked for in one statement."""
+
+_EVENT: BindParameter[str] = bindparam("of")
+_STANDS: dict[str, Any] = {
+    name: bindparam(f"_{name}")
+    for name in ("verdict", "truth", "reviewer", "channel", "answered_at")
+}
+_SETTLE = update(predictions).where(predictions.c.event_id == _EVENT).values(_STANDS)
+_STATE = update(reviews).where(reviews.c.event_id == _EVENT).values(state=bindparam("is"))
+_TEACH = (
+    update(verdicts)
+    .where(verdicts.c.partition == bindparam("p"), verdicts.c.offset == bindparam("o"))
+    .values(says=bindparam("teaches"))
+)
 
 
 class Came(NamedTuple):
@@ -70,11 +81,17 @@ class Came(NamedTuple):
 
 
 class Read(NamedTuple):
-    """How far a partition was read."""
+    """How far a partition was read.
+
+    Attributes:
+        keep_from: Of predictions that nobody is asked about, those at earlier offsets are forgotten.  It depends on the
+            position alone, so that what is kept does not depend on when it was read.
+    """
 
     topic: str
     partition: int
     position: int
+    keep_from: int = 0
 
 
 class Folding:
@@ -86,7 +103,6 @@ class Folding:
 
     Args:
         decode: The record that bytes hold; BadRecord if none.
-        keep: How many predictions that nobody is asked about are kept.
     """
 
     def __init__(
@@ -95,13 +111,12 @@ class Folding:
         decode: Callable[[bytes], Any],
         *,
         is_sqlite: bool,
-        keep: int = KEEP,
     ) -> None:
         self._rules, self._decode = rules, decode
         self._is_sqlite = is_sqlite
         self._insert: Any = (sqlite if is_sqlite else postgresql).insert
         self._sql: dict[str, str] = {}
-        self._keep, self._unpruned, self._clock = keep, PRUNED_EVERY, 0
+        self._clock = 0
         self.topic_ids: Mapping[str, str] = {}
         self.unreadable = 0
 
@@ -123,7 +138,7 @@ class Folding:
         return found
 
     def take(
-        self, connection: Connection, came: Sequence[Came], read: Iterable[Read]
+        self, connection: Connection, came: Sequence[Came], read: Sequence[Read]
     ) -> dict[type, int]:
         """Takes records in, and notes how far the partitions were read; how many there were of each kind.
 
@@ -145,16 +160,20 @@ class Folding:
         touched |= self._verdicts(connection, by_kind[Feedback])
         self._outcomes(connection, by_kind[Outcome])
         self._scores(connection, by_kind[Score])
-        self._workers(connection, by_kind[Status])
         self._letters(connection, by_kind[DeadLetter])
         self._settle(connection, touched)
         self._expire(connection)
-        self._prune(connection, len(by_kind[Prediction]))
+        self._prune(connection, read)
         return {kind: len(found) for kind, found in by_kind.items() if found}
 
-    def _advance(self, connection: Connection, read: Iterable[Read]) -> None:
+    def _advance(self, connection: Connection, read: Sequence[Read]) -> None:
         for each in read:
-            row = each._asdict() | {"topic_id": self.topic_ids.get(each.topic, "")}
+            row = {
+                "topic": each.topic,
+                "partition": each.partition,
+                "topic_id": self.topic_ids.get(each.topic, ""),
+                "position": each.position,
+            }
             forward = (
                 self._insert(positions)
                 .values(row)
@@ -189,29 +208,33 @@ class Folding:
         made = [rows.prediction_row(record, *each[1:4]) for record, each in came]
         if not made:
             return set()
-        self._replace_forgotten(connection, predictions, made)
+        self._replace_forgotten(connection, predictions.c.at, made)
         shown = [
             {"event_id": row["event_id"], "at": each.at, "value": each.value}
             for row, (_, each) in zip(made, came, strict=True)
         ]
-        self._replace_forgotten(connection, bodies, shown)
+        self._replace_forgotten(connection, bodies.c.at, shown)
         return {row["event_id"] for row in made}
 
     def _replace_forgotten(
-        self, connection: Connection, table: Table, made: Sequence[rows.Fields]
+        self, connection: Connection, at: Column[int], made: Sequence[rows.Fields]
     ) -> None:
-        into = self._insert(table)
+        """Adds rows, by when the prediction was made; one that the joiner has forgotten gives way."""
+        if not made:
+            return
+        into = self._insert(at.table)
         forgotten_after: ColumnElement[int] = literal_column(str(2 * self._rules.window_ms))
         added = into.on_conflict_do_update(
             index_elements=["event_id"],
             set_={name: into.excluded[name] for name in made[0] if name != "event_id"},
-            where=table.c.at + forgotten_after < into.excluded.at,
+            where=at + forgotten_after < into.excluded[at.name],
         )
         self._add(connection, added, made)
 
     def _reviews(self, connection: Connection, came: list[tuple[Any, Came]]) -> set[str]:
+        """The first of an event counts, until its prediction is forgotten: then it is asked again."""
         made = [rows.review_row(record, *each[1:4], each.value) for record, each in came]
-        self._new(connection, reviews, made)
+        self._replace_forgotten(connection, reviews.c.requested_at, made)
         return {row["event_id"] for row in made}
 
     def _verdicts(self, connection: Connection, came: list[tuple[Any, Came]]) -> set[str]:
@@ -228,86 +251,58 @@ class Folding:
         made = [rows.score_row(record, *each[1:4]) for record, each in came]
         self._new(connection, scores, made)
 
-    def _workers(self, connection: Connection, came: list[tuple[Any, Came]]) -> None:
-        """The last heartbeat of each."""
-        newest = {
-            f"{record.role}/{record.worker}": {"at": each.at, "value": each.value}
-            for record, each in came
-        }
-        if newest:
-            into = self._insert(workers)
-            fresh = into.on_conflict_do_update(
-                index_elements=["worker"],
-                set_={"at": into.excluded.at, "value": into.excluded.value},
-            )
-            made = [{"worker": rows.storable(name), **row} for name, row in newest.items()]
-            connection.execute(fresh, made)
-
     def _letters(self, connection: Connection, came: list[tuple[Any, Came]]) -> None:
         made = [rows.letter_row(record, *each[1:4], each.value) for record, each in came]
         self._new(connection, dead_letters, made)
 
     def _settle(self, connection: Connection, touched: set[str]) -> None:
         """What the verdicts on these events come to."""
+        said = self._said(connection, touched)
+        shown = self._seen(connection, bodies.c.at, sorted(said))
+        asked = self._seen(connection, reviews.c.requested_at, sorted(said))
+        settled: list[rows.Fields] = []
+        states: list[rows.Fields] = []
+        teach: list[rows.Fields] = []
+        for event_id, found in said.items():
+            given = [Said(row.at, self._decode(row.value)) for row in found]
+            opinions: dict[int, Label] = {}
+            if event_id in asked:
+                stands = standing(self._rules, *asked[event_id], given)
+                states.append({"of": event_id, "is": WAITING if stands.place is None else ANSWERED})
+                opinions |= stands.opinions
+            if event_id in shown:
+                stands = standing(self._rules, *shown[event_id], given)
+                row = None if stands.place is None else found[stands.place]
+                settled.append(_settled(event_id, row, stands.truth))
+                opinions |= stands.opinions
+            teach += [
+                {"p": row.partition, "o": row.offset, "teaches": _stored(opinions.get(place))}
+                for place, row in enumerate(found)
+            ]
+        for change, made in ((_SETTLE, settled), (_STATE, states), (_TEACH, teach)):
+            if made:
+                connection.execute(change, made)
+
+    def _said(self, connection: Connection, touched: set[str]) -> dict[str, list[Any]]:
+        """The verdicts on these events, in their order."""
         said: dict[str, list[Any]] = defaultdict(list)
         for ids in _chunks(sorted(touched)):
             wanted = select(verdicts).where(verdicts.c.event_id.in_(ids))
             for row in connection.execute(wanted.order_by(verdicts.c.partition, verdicts.c.offset)):
                 said[row.event_id].append(row)
-        if not said:
-            return
-        seen = self._seen(connection, sorted(said))
-        settled, asked, teach = [], [], []
-        nothing: Any = None
-        for event_id, found in said.items():
-            given = [self._decode(row.value) for row in found]
-            stands = standing(given)
-            record = seen.get(event_id)
-            row = next((r for r, g in zip(found, given, strict=True) if g is stands), nothing)
-            settled.append(_settled(event_id, row, self._says(record, stands)))
-            asked.append({"of": event_id, "is": WAITING if stands is None else ANSWERED})
-            teach += [
-                {"p": each.partition, "o": each.offset, "teaches": self._says(record, verdict)}
-                for each, verdict in zip(found, given, strict=True)
-            ]
-        p, v = predictions.c, verdicts.c
-        names = ("verdict", "truth", "reviewer", "channel", "answered_at")
-        stands_on: dict[str, Any] = {name: bindparam(f"_{name}") for name in names}
-        connection.execute(
-            update(predictions).where(p.event_id == bindparam("of")).values(stands_on), settled
-        )
-        connection.execute(
-            update(reviews)
-            .where(reviews.c.event_id == bindparam("of"))
-            .values(state=bindparam("is")),
-            asked,
-        )
-        connection.execute(
-            update(verdicts)
-            .where(v.partition == bindparam("p"), v.offset == bindparam("o"))
-            .values(says=bindparam("teaches")),
-            teach,
-        )
+        return said
 
-    def _seen(self, connection: Connection, event_ids: list[str]) -> dict[str, Prediction]:
-        """What was predicted of these events, as a prediction or a review tells."""
-        seen: dict[str, Prediction] = {}
+    def _seen(
+        self, connection: Connection, at: Column[int], event_ids: list[str]
+    ) -> dict[str, tuple[Prediction, int]]:
+        """What was predicted of these events, and when, as a table of predictions or of reviews tells."""
+        table = at.table
+        seen = {}
         for ids in _chunks(event_ids):
-            for table in (reviews, bodies):
-                wanted = select(table.c.event_id, table.c.value).where(table.c.event_id.in_(ids))
-                for event_id, value in connection.execute(wanted):
-                    seen[event_id] = rows.as_prediction(self._decode(value))
+            wanted = select(table.c.event_id, table.c.value, at).where(table.c.event_id.in_(ids))
+            for event_id, value, predicted_at in connection.execute(wanted):
+                seen[event_id] = (rows.as_prediction(self._decode(value)), predicted_at)
         return seen
-
-    def _says(self, seen: Prediction | None, verdict: Feedback | None) -> str | None:
-        """The label that a verdict teaches; None if it teaches none, as far as is known."""
-        if seen is None or verdict is None:
-            return None
-        try:
-            found = lesson(self._rules, seen, verdict)
-        except BadRecord:  # the joiner has made a dead letter of it
-            return None
-        return rows.storable(rows.text_of(found.label)) if isinstance(found, Lesson) else None
 
     def _expire(self, connection: Connection) -> None:
         """By the broker's clock, as far as it was read: so a rebuild comes to the same."""
@@ -317,33 +312,26 @@ class Folding:
             .values(state=EXPIRED)
         )
 
-    def _prune(self, connection: Connection, came: int) -> None:
-        self._unpruned += came
-        if self._unpruned < PRUNED_EVERY:
-            return
-        self._unpruned = 0
-        auto = predictions.c.route != REVIEW
-        oldest_kept = (
-            select(predictions.c.at, predictions.c.event_id)
-            .where(auto)
-            .order_by(predictions.c.at.desc(), predictions.c.event_id.desc())
-            .offset(self._keep)
-            .limit(1)
-        )
-        edge = connection.execute(oldest_kept).first()
-        if edge is None:
-            return
-        gone = auto & (predictions.c.at <= edge.at)
-        ids = select(predictions.c.event_id).where(gone)
-        connection.execute(delete(bodies).where(bodies.c.event_id.in_(ids)))
-        connection.execute(delete(predictions).where(gone))
+    def _prune(self, connection: Connection, read: Sequence[Read]) -> None:
+        p = predictions.c
+        for each in read:
+            if each.keep_from > 0:
+                old = (p.partition == each.partition) & (p.offset < each.keep_from)
+                gone = (p.route == AUTO) & old
+                ids = select(p.event_id).where(gone)
+                connection.execute(delete(bodies).where(bodies.c.event_id.in_(ids)))
+                connection.execute(delete(predictions).where(gone))
 
 
-def _settled(event_id: str, row: Any, truth: str | None) -> rows.Fields:
-    found = {"of": event_id, "_truth": truth}
+def _settled(event_id: str, row: Any, truth: Label | None) -> rows.Fields:
+    found = {"of": event_id, "_truth": _stored(truth)}
     names = {"_verdict": "verdict", "_reviewer": "reviewer", "_channel": "channel"}
     found |= {name: None if row is None else getattr(row, of) for name, of in names.items()}
     return found | {"_answered_at": None if row is None else row.at}
+
+
+def _stored(label: Label | None) -> str | None:
+    return None if label is None else rows.storable(rows.text_of(label))
 
 
 def _chunks(ids: list[str]) -> Iterable[list[str]]:

@@ -23,7 +23,7 @@ from streams.core.errors import BadRecord, Conflict, NotFound, StreamsError
 from streams.core.events import RETRACT, VERDICTS, Feedback, Label
 from streams.core.verdicts import Rules, lesson
 from streams.desk import queries
-from streams.desk.rows import as_prediction
+from streams.desk.rows import as_prediction, check_text
 from streams.desk.store import Store
 from streams.desk.tables import outbox
 
@@ -33,6 +33,7 @@ CHANNEL = "desk"
 MAX_COMMENT, MAX_ID_BYTES = 4_000, 512
 CHUNK, STOP_S = 2_000, 3.0
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+UNDO = uuid.UUID("5f0f3b1e-4d1c-4b8e-9c57-2a6f0c9f7d21")
 Deliver = Callable[[Sequence[Feedback]], None]
 
 
@@ -109,31 +110,26 @@ class Outbox:
         self.wake()
         return confirmed
 
-    def confirm_all(
-        self, reviewer: str, given: Sequence[Verdict], now: int
-    ) -> list[Confirmed | BadRecord | NotFound | Conflict]:
-        """Stores several verdicts, each for itself; what was refused says why."""
-        told: list[Confirmed | BadRecord | NotFound | Conflict] = []
-        for verdict in given:
-            try:
-                told.append(self.confirm(reviewer, verdict, now))
-            except (BadRecord, NotFound, Conflict) as error:
-                told.append(error)
-        return told
+    def undo(self, reviewer: str, feedback_id: str, now: int) -> Confirmed:
+        """Takes back a verdict that the reviewer gave at the desk: a correction, after which the item waits again.
 
-    def undo(self, reviewer: str, event_id: str, now: int) -> Confirmed:
-        """Takes back what the reviewer said about an event: a correction, after which the item waits again.
+        However often it is asked for, it is done once.
 
         Raises:
-            Conflict: There is nothing to take back.
+            NotFound: He gave no such verdict here.
+            Conflict: He has said something else about the event since, or its time is over.
         """
-        return self.confirm(reviewer, Verdict(event_id=event_id, kind=RETRACT), now)
+        check_text("feedback_id", feedback_id)
+        done = self._store.write(
+            lambda connection: self._undo(connection, reviewer, feedback_id, now)
+        )
+        self.wake()
+        return done
 
-    def last(self, reviewer: str) -> Feedback | None:
-        """The last verdict of a reviewer that was not taken back."""
+    def last(self, reviewer: str) -> str | None:
+        """The feedback id of the last verdict that a reviewer gave at the desk and did not take back."""
         with self._store.reading() as connection:
-            said = connection.scalar(queries.LAST, {"who": reviewer})
-        return None if said is None else Feedback(**json.loads(said))
+            return connection.scalar(queries.LAST, {"who": reviewer, "by": CHANNEL})
 
     def undelivered(self) -> int:
         """How many verdicts wait for Kafka."""
@@ -147,15 +143,18 @@ class Outbox:
         if known is not None:
             return _again(known, feedback)
         _check_lease(connection, feedback, lease, now)
-        self._check_lesson(connection, feedback, now)
-        _check_said(connection, feedback)
+        predicted_at = self._check_lesson(connection, feedback, now)
+        # One about a prediction of the same event that was forgotten by then came before that moment.
+        _check_said(connection, feedback, predicted_at - self._rules.window_ms)
         takes_back = feedback.verdict == RETRACT
         event = {"of": feedback.event_id, "who": feedback.reviewer}
-        connection.execute(queries.UNSETTLE_MINE if takes_back else queries.UNSETTLE, event)
+        if takes_back:
+            connection.execute(queries.UNSETTLE_MINE, event)
         row = {
             "feedback_id": feedback.feedback_id,
             "event_id": feedback.event_id,
             "reviewer": feedback.reviewer,
+            "channel": feedback.channel,
             "said": json.dumps(feedback._asdict()),
             "settles": not takes_back,
             "confirmed_at": now,
@@ -168,7 +167,24 @@ class Outbox:
         connection.execute(queries.RELEASE_EVENT, event)
         return Confirmed(feedback.feedback_id, feedback.event_id, now, None)
 
-    def _check_lesson(self, connection: Connection, feedback: Feedback, now: int) -> None:
+    def _undo(self, connection: Connection, reviewer: str, feedback_id: str, now: int) -> Confirmed:
+        taken = connection.execute(queries.CONFIRMED, {"id": feedback_id}).first()
+        if taken is None or (taken.reviewer, taken.channel) != (reviewer, CHANNEL):
+            message = f"you have given no verdict {feedback_id!r} at this desk"
+            raise NotFound(message)
+        event_id = taken.event_id
+        # Made of the verdict's id, so that undoing it again is known to be the same.
+        its_id = str(uuid.uuid5(UNDO, feedback_id))
+        if connection.execute(queries.CONFIRMED, {"id": its_id}).first() is None:
+            his = {"of": event_id, "who": reviewer, "since": 0}
+            if connection.execute(queries.SAID, his).one().feedback_id != feedback_id:
+                message = f"you have said something else about event {event_id!r} since"
+                raise Conflict(message)
+        verdict = Verdict(event_id=event_id, kind=RETRACT, feedback_id=its_id)
+        return self._confirm(connection, _feedback(reviewer, verdict, now), None, now)
+
+    def _check_lesson(self, connection: Connection, feedback: Feedback, now: int) -> int:
+        """Refuses what could not be learned; when its event was predicted."""
         event_id = feedback.event_id
         event = {"of": event_id}
         found: Any = connection.execute(queries.PREDICTED, event).first()
@@ -184,21 +200,22 @@ class Outbox:
             )
             raise Conflict(message)
         lesson(self._rules, as_prediction(self._decode(value)), feedback)
+        return int(predicted_at)
 
 
 def _feedback(reviewer: str, verdict: Verdict, now: int) -> Feedback:
     """The verdict as it will be on Kafka; BadRecord where it cannot be."""
     for name, value in (("event_id", verdict.event_id), ("feedback_id", verdict.feedback_id)):
         if value is not None:
-            _check_text(name, value)
+            check_text(name, value)
             if not 0 < len(value.encode()) <= MAX_ID_BYTES:
                 raise BadRecord(f"{name} has to have 1 to {MAX_ID_BYTES} bytes")
     if verdict.kind not in VERDICTS:
         raise BadRecord(f"verdict {verdict.kind!r} is none of {', '.join(VERDICTS)}")
     if isinstance(verdict.label, str):
-        _check_text("label", verdict.label)
+        check_text("label", verdict.label)
     if verdict.comment is not None:
-        _check_text("comment", verdict.comment)
+        check_text("comment", verdict.comment)
         if len(verdict.comment) > MAX_COMMENT:
             raise BadRecord(
                 f"the comment has {len(verdict.comment):,} characters, more than the {MAX_COMMENT:,} allowed"
@@ -213,15 +230,6 @@ def _feedback(reviewer: str, verdict: Verdict, now: int) -> Feedback:
         comment=verdict.comment or None,
         given_at=now,
     )
-
-
-def _check_text(name: str, value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise BadRecord(f"{name} is not valid Unicode: half of a surrogate pair") from error
-    if "\x00" in value:
-        raise BadRecord(f"{name} holds a zero character, which cannot be kept")
 
 
 def _again(known: Any, feedback: Feedback) -> Confirmed:
@@ -253,11 +261,11 @@ def _check_lease(connection: Connection, feedback: Feedback, lease: str | None, 
         raise Conflict(message)
 
 
-def _check_said(connection: Connection, feedback: Feedback) -> None:
+def _check_said(connection: Connection, feedback: Feedback, since: int) -> None:
     """A reviewer does not say the same twice, and takes back only what he said."""
-    event = {"of": feedback.event_id, "who": feedback.reviewer}
-    said = connection.scalar(queries.SAID, event)
-    before = None if said is None else Feedback(**json.loads(said))
+    event = {"of": feedback.event_id, "who": feedback.reviewer, "since": since}
+    said = connection.execute(queries.SAID, event).first()
+    before = None if said is None else Feedback(**json.loads(said.said))
     if feedback.verdict == RETRACT:
         elsewhere = connection.execute(queries.SAID_ELSEWHERE, event)
         spoke = before is not None or elsewhere.first() is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -15,7 +16,6 @@ from urllib.parse import quote, urlencode
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import (
     HTMLResponse,
@@ -31,7 +31,7 @@ from streams.core.errors import BadRecord, Conflict, NotFound, StreamsError, Una
 from streams.desk import charts, views
 from streams.desk.asked import FILTERS, filter_of, form_of, json_of, path_of, verdict_of
 from streams.desk.board import Board
-from streams.desk.doors import COOKIE, CSRF, Doors, NotSignedIn, SecurityHeaders, TooOften
+from streams.desk.doors import COOKIE, CSRF, Doors, NotSignedIn, TooOften
 from streams.desk.live import HELD
 from streams.desk.outbox import Confirmed
 from streams.desk.people import ANSWER, OPERATE, READ, SESSION_S, Person, check_scopes
@@ -91,7 +91,8 @@ class _Pages:
                 Route("/sign-in", self._show_sign_in),
                 Route("/sign-in", self._sign_in, methods=["POST"]),
                 Route("/sign-out", self._sign_out, methods=["POST"]),
-                Route("/enter/{secret}", self._enter),
+                Route("/enter/{secret}", self._show_enter),
+                Route("/enter/{secret}", self._enter, methods=["POST"]),
                 Route("/live", self._live),
                 *(Route(path, self._shown(page)) for path, page in gets.items()),
                 *(
@@ -100,7 +101,6 @@ class _Pages:
                 ),
                 Mount("/static", StaticFiles(directory=HERE / "static")),
             ],
-            middleware=[Middleware(SecurityHeaders)],
             exception_handlers={
                 StreamsError: self._refused,
                 HTTPException: self._refused,
@@ -130,15 +130,15 @@ class _Pages:
         return await run_in_threadpool(self._let_in, person, to)
 
     def _checked(self, request: Request, name: str, password: str) -> Person | None:
-        now = self._board.clock()
-        address = "" if request.client is None else request.client.host
-        for who in (f"at {address}", f"as {name}"):
-            self._doors.sign_ins.take(who, now)
+        self._doors.knock(request, name)
         return self._doors.people.by_password(name, password)
 
+    def _show_enter(self, request: Request) -> Response:
+        """Uses nothing up: mail programs look at links before people do."""
+        return self._render(request, "enter.html", None)
+
     def _enter(self, request: Request) -> Response:
-        address = "" if request.client is None else request.client.host
-        self._doors.sign_ins.take(f"at {address}", self._board.clock())
+        self._doors.knock(request)
         person = self._doors.people.use_link(request.path_params["secret"], self._board.clock())
         if person is None:
             raise NotFound(
@@ -178,7 +178,8 @@ class _Pages:
 
     def _queue(self, request: Request, person: Person) -> Response:
         cards = self._cards(person) if person.may(ANSWER) else []
-        return self._render(request, "queue.html", person, cards=cards)
+        last = self._board.outbox.last(person.name)
+        return self._render(request, "queue.html", person, cards=cards, last=last)
 
     def _items(self, request: Request, person: Person) -> Response:
         check_scopes(person, [ANSWER])
@@ -279,26 +280,23 @@ class _Pages:
         given = body.get("verdicts")
         if not isinstance(given, list) or not 0 < len(given) <= MOST_AT_ONCE:
             raise BadRecord(f"verdicts has to be a list of 1 to {MOST_AT_ONCE}")
-        told = [self._said(person, each) for each in given]
+        self._doors.writes.take(person.name, self._board.clock(), len(given) - 1)
+        told = [_told(partial(self._said, person, each)) for each in given]
         self._board.pulse.beat([HELD])
         return {"told": told}
 
     def _said(self, person: Person, given: object) -> Mapping[str, Any]:
-        try:
-            verdict = verdict_of(given, self._choices)
-            done = self._board.outbox.confirm(person.name, verdict, self._board.clock())
-        except (BadRecord, NotFound, Conflict) as error:
-            gone = not isinstance(error, BadRecord)
-            return {"saved": False, "detail": str(error), "gone": gone}
-        return _saved(done)
+        verdict = verdict_of(given, self._choices)
+        return _saved(self._board.outbox.confirm(person.name, verdict, self._board.clock()))
 
     def _undo(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
         check_scopes(person, [ANSWER])
-        last = self._board.outbox.last(person.name)
-        if last is None:
-            raise Conflict("there is nothing to take back")
-        done = self._board.outbox.undo(person.name, last.event_id, self._board.clock())
-        return _saved(done)
+        feedback_id = body.get("feedback_id")
+        if not isinstance(feedback_id, str):
+            raise BadRecord("feedback_id has to be that of the verdict to take back")
+        outbox = self._board.outbox
+        done = outbox.undo(person.name, feedback_id, self._board.clock())
+        return {**_saved(done), "last": outbox.last(person.name)}
 
     def _postpone(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
         check_scopes(person, [ANSWER])
@@ -306,9 +304,13 @@ class _Pages:
         if not isinstance(lease, str) or type(seconds) is not int:
             raise BadRecord("lease has to be text, and seconds a whole number")
         now = self._board.clock()
-        self._board.work.postpone(person.name, lease, now + seconds * 1000, now)
-        self._board.pulse.beat([HELD])
-        return {"saved": True}
+
+        def postponed() -> Mapping[str, Any]:
+            self._board.work.postpone(person.name, lease, now + seconds * 1000, now)
+            self._board.pulse.beat([HELD])
+            return {"saved": True}
+
+        return _told(postponed)
 
     def _retry(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
         check_scopes(person, [OPERATE])
@@ -375,6 +377,14 @@ class _Pages:
         shown = self._render(request, "error.html", person, status, title=title, detail=detail)
         shown.headers.update(headers)
         return shown
+
+
+def _told(work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What came of it, or why it was refused; what is gone is of no use to who asks, and may leave his screen."""
+    try:
+        return work()
+    except (BadRecord, NotFound, Conflict) as error:
+        return {"saved": False, "detail": str(error), "gone": not isinstance(error, BadRecord)}
 
 
 def _saved(done: Confirmed) -> Mapping[str, Any]:

@@ -10,15 +10,17 @@ import re
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import Argon2Error, InvalidHashError
 from sqlalchemy import Connection, Table, delete, insert, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.desk.accounts import links, people, sessions, tokens
 from streams.desk.store import Store
-from streams.desk.tables import own
+from streams.desk.tables import about, own
 
 REVIEWER, SENIOR, OPERATOR = "reviewer", "senior", "operator"
 ROLES = (REVIEWER, SENIOR, OPERATOR)
@@ -28,6 +30,7 @@ SCOPES = (READ, ANSWER, OPERATE)
 """What a token is good for: to look, to take items and give verdicts, to retry what failed."""
 NAME = re.compile(r"[\w.@+-]{1,64}")
 PASSWORD = (8, 1_000)
+KEY = "key"
 SESSION_S, LINK_S = 12 * 3_600, 24 * 3_600
 _HASHER = PasswordHasher()
 
@@ -78,8 +81,16 @@ class People:
         with store.writing() as connection:
             own.create_all(connection, [people, tokens, sessions, links])
 
+    def key(self) -> str:
+        """A secret of this desk, made once: what it signs is good after a restart, too."""
+        made = {"name": KEY, "value": secrets.token_urlsafe(32)}
+        into: Any = (sqlite if self._store.is_sqlite else postgresql).insert(about)
+        with self._store.writing() as connection:
+            connection.execute(into.values(made).on_conflict_do_nothing())
+            return str(connection.scalar(select(about.c.value).where(about.c.name == KEY)))
+
     def add(self, name: str, role: str, now: int, password: str | None = None) -> None:
-        """Adds somebody, or gives him another role and password; who had other sessions is signed out.
+        """Adds somebody, or gives him another role and password; his sessions end, and his links.
 
         Raises:
             BadRecord: The name, the role or the password is none that we take.
@@ -90,7 +101,8 @@ class People:
             changed = connection.execute(update(people).where(people.c.name == name).values(row))
             if changed.rowcount == 0:
                 connection.execute(insert(people).values(name=name, added_at=now, **row))
-            connection.execute(delete(sessions).where(sessions.c.name == name))
+            for table in (sessions, links):
+                connection.execute(delete(table).where(table.c.name == name))
 
     def ensure(self, name: str, role: str, now: int) -> None:
         """Adds somebody unless he is there: he keeps what he has."""
@@ -133,7 +145,8 @@ class People:
     def by_password(self, name: str, password: str) -> Person | None:
         """Whose password this is; it takes as long where there is no such person."""
         with self._store.reading() as connection:
-            row = connection.execute(select(people).where(people.c.name == name)).first()
+            sought = select(people).where(people.c.name == name)
+            row = connection.execute(sought).first() if NAME.fullmatch(name) else None
         known = None if row is None else row.password
         right = _verified(known or self._dummy(), password[: PASSWORD[1]])
         if row is None or known is None or not right:

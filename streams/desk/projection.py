@@ -23,20 +23,18 @@ from streams.core.events import (
     Prediction,
     Review,
     Score,
-    Status,
 )
 from streams.desk import live
-from streams.desk.folding import KEEP, Came, Folding, Read
+from streams.desk.folding import Came, Folding, Read
 from streams.desk.live import Pulse
 from streams.desk.store import Store
 
 log = logging.getLogger("counterpoint.desk")
 
-FIRST = (
-    *(names.REVIEWS, names.FEEDBACK, names.OUTCOMES),
-    *(names.SCORES, names.STATUS, names.DEAD_LETTERS),
-)
+FIRST = (names.REVIEWS, names.FEEDBACK, names.OUTCOMES, names.SCORES, names.DEAD_LETTERS)
 FOLLOWED = (*FIRST, names.PREDICTIONS)
+KEEP = 200_000
+"""Of the newest so many predictions of a loop those are kept, too, that nobody is asked about."""
 CHUNK, IDLE_S, ASK_S, STOP_S = 2_000, 0.02, 10.0, 5.0
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 UNASKED = ("route", b"auto")
@@ -47,7 +45,6 @@ TELLS: Mapping[type, str] = {
     Feedback: live.VERDICTS,
     Outcome: live.OUTCOMES,
     Score: live.QUALITY,
-    Status: live.QUALITY,
     DeadLetter: live.TROUBLE,
 }
 CONSUMER = {
@@ -77,7 +74,8 @@ class Projection:
         kafka: Connection settings, in librdkafka's names.
         topics: By suffix, the names of the loop's topics.
         topic_ids: Asks for the identities of the topics.
-        keep: Of predictions that nobody is asked about, those older than so many in their partition are not read.
+        keep: Of the newest so many predictions, an equal share in each partition, those are kept that nobody is asked
+            about; older ones are not even read.
     """
 
     def __init__(
@@ -90,7 +88,8 @@ class Projection:
         topic_ids: Callable[[], Mapping[str, str]],
         keep: int = KEEP,
     ) -> None:
-        self._kafka, self._topics, self._keep = kafka, topics, keep
+        self._kafka, self._topics = kafka, topics
+        self._keep, self._share = keep, keep
         self._store, self._folding, self._pulse = store, folding, pulse
         self._topic_ids = topic_ids
         self._ending = threading.Event()
@@ -148,7 +147,7 @@ class Projection:
         first, second = Consumer({**CONSUMER, **self._kafka}), Consumer({**CONSUMER, **self._kafka})
         try:
             self._assign(first, FIRST, stored)
-            self._assign(second, (names.PREDICTIONS,), stored)
+            self._share = self._keep // self._assign(second, (names.PREDICTIONS,), stored)
             began = dict(self._ends)
             while not self._ending.is_set():
                 self._step(first, second)
@@ -161,7 +160,8 @@ class Projection:
 
     def _assign(
         self, consumer: Consumer, suffixes: tuple[str, ...], stored: dict[Place, int]
-    ) -> None:
+    ) -> int:
+        """Gives a consumer the partitions of these topics, each from where it was read to; how many there are."""
         for suffix in suffixes:
             topic = self._topics[suffix]
             found = consumer.list_topics(topic, timeout=ASK_S).topics[topic]
@@ -174,9 +174,11 @@ class Projection:
                 self._ends[place] = high
                 self._position[place] = max(stored.get(place, 0), low)
         mine = {self._topics[suffix] for suffix in suffixes}
-        consumer.assign(
-            [TopicPartition(*place, at) for place, at in self._position.items() if place[0] in mine]
-        )
+        partitions = [
+            TopicPartition(*place, at) for place, at in self._position.items() if place[0] in mine
+        ]
+        consumer.assign(partitions)
+        return len(partitions)
 
     def _step(self, first: Consumer, second: Consumer) -> None:
         """Takes in what has come; predictions only when the rest does not fill a batch."""
@@ -215,7 +217,9 @@ class Projection:
             elif error.fatal() or error.code() in _REFUSED:
                 raise Unavailable(f"{place[0]}: {error.str()}")
         read = [
-            Read(*place, at) for place, at in position.items() if at > self._position.get(place, 0)
+            Read(*place, at, self._keep_from(place, at))
+            for place, at in position.items()
+            if at > self._position.get(place, 0)
         ]
         if not read:
             return
@@ -228,13 +232,15 @@ class Projection:
     def _is_wanted(self, message: Any, place: Place) -> bool:
         if not message.value():
             return False
-        if place[0] != self._topics[names.PREDICTIONS]:
-            return True
-        if message.offset() >= self._ends.get(place, 0) - self._keep:
+        if message.offset() >= self._keep_from(place, self._ends.get(place, 0)):
             return True
         unasked = UNASKED in (message.headers() or ())
         self.skipped += unasked
         return not unasked
+
+    def _keep_from(self, place: Place, position: int) -> int:
+        """The offset from which on unasked predictions are kept, where a partition of them is read to a position."""
+        return position - self._share if place[0] == self._topics[names.PREDICTIONS] else 0
 
 
 def _in_words(error: Exception) -> str:

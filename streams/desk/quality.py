@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from streams.core.estimates import Estimate, alpha, share, weighted_share
-from streams.core.events import LEARNED, REVIEW, Label
+from streams.core.events import LEARNED, REJECT, REVIEW, Label
 from streams.desk.rows import label_of
 from streams.desk.store import Store
 from streams.desk.tables import EXPIRED, WAITING, outcomes, predictions, reviews, scores, verdicts
@@ -118,7 +118,7 @@ def quality(store: Store, now: int) -> Quality:
     """How good the loop is now."""
     with store.reading() as connection:
         judged = _judged(connection)
-        routed = [row for row in judged if row.route == REVIEW]
+        routed = _judged(connection, predictions.c.route == REVIEW)
         asked, answered, unanswered = _asked(connection)
         return Quality(
             raw=share(sum(map(_right, routed)), len(routed)),
@@ -139,13 +139,13 @@ def quality(store: Store, now: int) -> Quality:
         )
 
 
-def _judged(connection: Connection) -> Sequence[Any]:
-    """The newest predictions whose truth is known."""
+def _judged(connection: Connection, *of: ColumnElement[bool]) -> Sequence[Any]:
+    """The newest predictions of which it is known whether they were right: a reject tells so without the truth."""
     p = predictions.c
     wanted = (
         select(p.label, p.truth, p.confidence, p.probability, p.route, p.reviewer, p.channel)
         .add_columns(p.at, p.answered_at)
-        .where(p.answered_at.is_not(None), p.truth.is_not(None))
+        .where(p.answered_at.is_not(None), p.truth.is_not(None) | (p.verdict == REJECT), *of)
         .order_by(p.answered_at.desc())
         .limit(COUNTED)
     )
@@ -166,7 +166,8 @@ def _asked(connection: Connection) -> tuple[int, int, int]:
 def _confusion(judged: Sequence[Any]) -> tuple[Cell, ...]:
     counts: dict[tuple[str, str], int] = defaultdict(int)
     for row in judged:
-        counts[row.label, row.truth] += 1
+        if row.truth is not None:
+            counts[row.label, row.truth] += 1
     return tuple(
         Cell(label_of(label), label_of(truth), count)  # type: ignore[arg-type]  # a truth is a label
         for (label, truth), count in sorted(counts.items())
@@ -203,24 +204,21 @@ def _groups(judged: Sequence[Any], by: str) -> tuple[Group, ...]:
 
 
 def _units(connection: Connection) -> Iterable[list[Label]]:
-    """Of each event that several people looked at, the last label of each."""
+    """Of the newest events that several people looked at, the last label of each."""
     v = verdicts.c
     several = (
         select(v.event_id)
         .where(v.says.is_not(None))
         .group_by(v.event_id)
-        .having(func.count(v.reviewer.distinct()) > 1)
+        .having(func.count() > 1)
+        .order_by(func.max(v.at).desc())
         .limit(COUNTED)
     )
-    said = (
-        select(v.event_id, v.reviewer, v.says)
-        .where(v.event_id.in_(several), v.says.is_not(None))
-        .order_by(v.partition, v.offset)
-    )
-    by_event: dict[str, dict[str, Label]] = defaultdict(dict)
-    for event_id, reviewer, says in connection.execute(said):
-        by_event[event_id][reviewer] = json.loads(says)
-    return [list(labels.values()) for labels in by_event.values()]
+    said = select(v.event_id, v.says).where(v.event_id.in_(several), v.says.is_not(None))
+    by_event: dict[str, list[Label]] = defaultdict(list)
+    for event_id, says in connection.execute(said):
+        by_event[event_id].append(json.loads(says))
+    return by_event.values()
 
 
 def _lags(connection: Connection) -> Iterable[float]:

@@ -1,7 +1,7 @@
 """What the queue and the outbox ask of the tables, each statement made once: making one takes longer than running it.
 
-Their parameters have names of their own, since those of the columns are taken: ``of`` an event, ``who`` asks, ``now``,
-``then``, by ``lease``.
+Their parameters have names of their own, since those of the columns are taken: ``of`` an event, ``who`` asks, ``by``
+a channel, ``now``, ``then``, ``since``, by ``lease``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     Text,
     bindparam,
     delete,
     exists,
     func,
     insert,
-    or_,
     select,
     update,
 )
@@ -33,28 +33,48 @@ from streams.desk.tables import (
     verdicts,
 )
 
-OF, WHO, LEASE = (bindparam(name, type_=Text()) for name in ("of", "who", "lease"))
-NOW, THEN, MANY = (bindparam(name, type_=BigInteger()) for name in ("now", "then", "many"))
+OF, WHO, BY, LEASE = (bindparam(name, type_=Text()) for name in ("of", "who", "by", "lease"))
+NOW, THEN, SINCE, MANY = (
+    bindparam(name, type_=BigInteger()) for name in ("now", "then", "since", "many")
+)
 
 _MINE = (leases.c.reviewer == WHO) & (leases.c.until > NOW)
 _URGENT_FIRST = (reviews.c.priority.desc(), reviews.c.deadline, reviews.c.event_id)
 
-RENEW_MINE = update(leases).where(_MINE).values(until=THEN)
+UNDER_WAY = (
+    exists()
+    .where(outbox.c.event_id == reviews.c.event_id, outbox.c.settles)
+    .where(~exists().where(verdicts.c.feedback_id == outbox.c.feedback_id))
+)
+"""Of a review, whether there is an answer that the projection does not know yet; what it knows shows in the state."""
+
+
+def _is_open(state: ColumnElement[str]) -> ColumnElement[bool]:
+    # The sum keeps SQLite from taking the index by deadline, and then sorting all that waits.
+    return (state == WAITING) & (reviews.c.deadline + 0 > NOW) & ~UNDER_WAY
+
+
+OPEN = _is_open(reviews.c.state)
+"""Of a review, whether it still is to be answered."""
+
+RENEW_MINE = (
+    update(leases)
+    .where(_MINE, exists().where(reviews.c.event_id == leases.c.event_id, OPEN))
+    .values(until=THEN)
+)
 MINE = (
     select(reviews.c.value, leases.c.token)
     .join_from(leases, reviews, leases.c.event_id == reviews.c.event_id)
-    .where(_MINE)
+    # With nothing added to it, SQLite would look through all that waits for the few leases.
+    .where(_MINE, _is_open(reviews.c.state + ""))
     .order_by(*_URGENT_FIRST)
 )
 
 _taken = exists().where(leases.c.event_id == reviews.c.event_id, leases.c.until > NOW)
 _put_away = exists().where(postponed.c.event_id == reviews.c.event_id, postponed.c.until > NOW)
-_settled = exists().where(outbox.c.event_id == reviews.c.event_id, outbox.c.settles)
 FREE = (
     select(reviews.c.event_id, reviews.c.value)
-    # The sum keeps SQLite from taking the index by deadline, and then sorting all that waits.
-    .where(reviews.c.state == WAITING, reviews.c.deadline + 0 > NOW)
-    .where(~or_(_taken, _put_away, _settled))
+    .where(OPEN, ~_taken, ~_put_away)
     .order_by(*_URGENT_FIRST)
     .limit(MANY)
     .with_for_update(of=reviews, skip_locked=True)  # PostgreSQL; SQLite has one writer
@@ -78,27 +98,32 @@ LEASED = select(leases).where(leases.c.token == LEASE)
 RENEW = update(leases).where(leases.c.token == LEASE).values(until=THEN)
 RELEASE = delete(leases).where(leases.c.token == LEASE)
 RELEASE_EVENT = delete(leases).where(leases.c.event_id == OF)
-ASKED = select(reviews.c.state, reviews.c.value).where(reviews.c.event_id == OF)
+ASKED = select(reviews.c.state, reviews.c.deadline, reviews.c.value).where(reviews.c.event_id == OF)
 ASKED_AT = select(reviews.c.requested_at, reviews.c.value).where(reviews.c.event_id == OF)
-SETTLED = select(outbox.c.number).where(outbox.c.event_id == OF, outbox.c.settles)
+SETTLED = select(reviews.c.event_id).where(reviews.c.event_id == OF, UNDER_WAY)
 
 PREDICTED = select(bodies.c.at, bodies.c.value).where(bodies.c.event_id == OF)
 CONFIRMED = select(outbox).where(outbox.c.feedback_id == bindparam("id"))
 SAID = (
-    select(outbox.c.said)
-    .where(outbox.c.event_id == OF, outbox.c.reviewer == WHO)
+    select(outbox.c.feedback_id, outbox.c.said)
+    .where(outbox.c.event_id == OF, outbox.c.reviewer == WHO, outbox.c.confirmed_at >= SINCE)
     .order_by(outbox.c.number.desc())
     .limit(1)
 )
-SAID_ELSEWHERE = select(verdicts.c.offset).where(
-    verdicts.c.event_id == OF, verdicts.c.reviewer == WHO, verdicts.c.verdict != RETRACT
+SAID_ELSEWHERE = (
+    select(verdicts.c.offset)
+    .where(verdicts.c.event_id == OF, verdicts.c.reviewer == WHO, verdicts.c.at >= SINCE)
+    .where(verdicts.c.verdict != RETRACT)
 )
-UNSETTLE = update(outbox).where(outbox.c.event_id == OF, outbox.c.settles).values(settles=False)
-UNSETTLE_MINE = UNSETTLE.where(outbox.c.reviewer == WHO)
+UNSETTLE_MINE = (
+    update(outbox)
+    .where(outbox.c.event_id == OF, outbox.c.reviewer == WHO, outbox.c.settles)
+    .values(settles=False)
+)
 STORE = insert(outbox)
 LAST = (
-    select(outbox.c.said)
-    .where(outbox.c.reviewer == WHO, outbox.c.settles)
+    select(outbox.c.feedback_id)
+    .where(outbox.c.reviewer == WHO, outbox.c.channel == BY, outbox.c.settles)
     .order_by(outbox.c.number.desc())
     .limit(1)
 )

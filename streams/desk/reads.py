@@ -10,21 +10,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Row, Select, and_, exists, func, or_, select, tuple_
+from sqlalchemy import Row, Select, func, or_, select, tuple_
 
 from streams.core.errors import NotFound
 from streams.core.events import DeadLetter, Feedback, Label, Prediction, Review
 from streams.core.story import Found, Moment, moments
 from streams.core.topics import DEAD_LETTERS, FEEDBACK, OUTCOMES, PREDICTIONS, REVIEWS
 from streams.desk.filters import SURE, UNSURE, Filter, all_rows, filtered, place_after
-from streams.desk.rows import label_of, outcome_of
+from streams.desk.queries import NOW, OPEN
+from streams.desk.rows import check_text, label_of, outcome_of
 from streams.desk.store import Store
 from streams.desk.tables import (
-    WAITING,
     bodies,
     dead_letters,
     leases,
-    outbox,
     outcomes,
     predictions,
     reviews,
@@ -169,7 +168,7 @@ class Reads:
         Raises:
             BadRecord: The filter or the place to go on from is none.
         """
-        query = filtered(wanted)
+        query = filtered(wanted, is_sqlite=self._store.is_sqlite)
         if after is not None:
             query = query.where(
                 tuple_(predictions.c.at, predictions.c.event_id) < place_after(after)
@@ -196,34 +195,23 @@ class Reads:
         query = (
             select(r.event_id, r.label, r.priority, r.requested_at, r.deadline)
             .add_columns(leases.c.reviewer)
-            .join_from(reviews, leases, held & (leases.c.until > now), isouter=True)
-            .where(r.state == WAITING, r.deadline + 0 > now)  # as in queries.FREE
-            .where(~exists().where(outbox.c.event_id == r.event_id, outbox.c.settles))
+            .join_from(reviews, leases, held & (leases.c.until > NOW), isouter=True)
+            .where(OPEN)
             .order_by(r.priority.desc(), r.deadline, r.event_id)
             .limit(max(1, min(limit, MOST)))
         )
         with self._store.reading() as connection:
-            rows = connection.execute(query).all()
+            rows = connection.execute(query, {"now": now}).all()
         return [Waiting(row[0], label_of(row.label), *row[2:]) for row in rows]
-
-    def prediction(self, event_id: str) -> Prediction:
-        """The first prediction of an event.
-
-        Raises:
-            NotFound: There is none, as far as the desk remembers.
-        """
-        with self._store.reading() as connection:
-            value = connection.scalar(select(bodies.c.value).where(bodies.c.event_id == event_id))
-        if value is None:
-            raise _unknown(event_id)
-        return self._decode(value)  # type: ignore[no-any-return]
 
     def story(self, event_id: str) -> Story:
         """All about one event.
 
         Raises:
             NotFound: Nothing is known of it.
+            BadRecord: It is no event's id.
         """
+        check_text("event_id", event_id)
         with self._store.reading() as connection:
             row = connection.execute(all_rows().where(predictions.c.event_id == event_id)).first()
             body = connection.scalar(select(bodies.c.value).where(bodies.c.event_id == event_id))
@@ -342,18 +330,13 @@ def _opinion(row: Any, became: Any, decode: Callable[[bytes], Any]) -> Opinion:
 
 
 def _disputed(limit: int) -> Select[Any]:
-    """Events about which more than one label was given, by more than one person."""
+    """Events about which the last words of people differ."""
     newest = func.max(verdicts.c.at).label("at")
     return (
         select(verdicts.c.event_id, newest)
         .where(verdicts.c.says.is_not(None))
         .group_by(verdicts.c.event_id)
-        .having(
-            and_(
-                func.count(verdicts.c.says.distinct()) > 1,
-                func.count(verdicts.c.reviewer.distinct()) > 1,
-            )
-        )
+        .having(func.count(verdicts.c.says.distinct()) > 1)
         .order_by(newest.desc())
         .limit(limit)
     )

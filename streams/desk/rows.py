@@ -10,6 +10,7 @@ from functools import lru_cache
 from math import isfinite
 from typing import Any
 
+from streams.core.errors import BadRecord
 from streams.core.events import (
     REVIEW,
     DeadLetter,
@@ -43,6 +44,16 @@ def label_of(stored: str | None) -> Label | None:
 def storable(text: str) -> str:
     """Text without the zero characters that PostgreSQL cannot hold; the stored bytes have them still."""
     return text.replace("\x00", "\ufffd") if "\x00" in text else text
+
+
+def check_text(name: str, value: str) -> None:
+    """Refuses what is no text that every database holds: BadRecord."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRecord(f"{name} is not valid Unicode: half of a surrogate pair") from error
+    if "\x00" in value:
+        raise BadRecord(f"{name} holds a zero character, which cannot be kept")
 
 
 def _number(value: float) -> float:

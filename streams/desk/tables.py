@@ -64,6 +64,7 @@ predictions = _cached(
     Column("answered_at", BigInteger),
     Index("predictions_by_time", desc("at"), desc("event_id")),
     Index("predictions_by_route", "route", "at", "event_id"),
+    Index("predictions_by_place", "route", "partition", "offset"),
     Index("predictions_answered", "answered_at"),
 )
 
@@ -99,7 +100,9 @@ verdicts = _cached(
     Column("at", BigInteger, nullable=False),
     Column("verdict", Text, nullable=False),
     Column("label", Text, nullable=False),
-    Column("says", Text),  # the label it teaches, once its prediction is known
+    Column(
+        "says", Text
+    ),  # its label, if it is the last word of its author on a prediction that is known
     Column("reviewer", Text),
     Column("channel", Text, nullable=False),
     Column("value", LargeBinary, nullable=False),
@@ -132,13 +135,6 @@ scores = _cached(
     Column("learned", BigInteger, nullable=False),
     Column("metrics", Text, nullable=False),
     Index("scores_by_time", "at", "offset"),
-)
-
-workers = _cached(
-    "workers",
-    Column("worker", Text, primary_key=True),
-    Column("at", BigInteger, nullable=False),
-    Column("value", LargeBinary, nullable=False),
 )
 
 dead_letters = _cached(
@@ -192,9 +188,12 @@ outbox = Table(
     Column("event_id", Text, nullable=False),
     Column("reviewer", Text, nullable=False),
     Column("said", Text, nullable=False),  # the whole verdict, as JSON
-    Column("settles", Boolean, nullable=False),  # the item is not asked for any more
+    Column("channel", Text, nullable=False),
+    # Its author has not taken it back: until the topics tell more, nobody is asked for the item.
+    Column("settles", Boolean, nullable=False),
     Column("confirmed_at", BigInteger, nullable=False),
     Column("delivered_at", BigInteger),
     Index("outbox_by_event", "event_id"),
+    Index("outbox_by_reviewer", "reviewer", "number"),
     Index("outbox_undelivered", "delivered_at", "number"),
 )

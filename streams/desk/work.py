@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, select
 from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.core.events import Review
 from streams.desk import queries
+from streams.desk.rows import check_text
 from streams.desk.store import Store
 from streams.desk.tables import ANSWERED, EXPIRED, leases, postponed
 
@@ -97,7 +98,7 @@ class Work:
             free = connection.execute(queries.FREE, missing).all()
             for event_id, value in free:
                 token = self._grab(connection, event_id, reviewer, now)
-                if token is not None:
+                if token is not None and not self._was_answered(connection, event_id, token):
                     held.append((value, token))
             if not free:
                 break  # else another was faster with some of them: there may be more
@@ -108,8 +109,9 @@ class Work:
 
         Raises:
             NotFound: Nobody is asked about the event.
-            Conflict: It is answered, or another person holds it.
+            Conflict: It is answered, another person holds it, or the reviewer holds as many as he may.
         """
+        check_text("event_id", event_id)
         until = now + self._lease_ms
         value, token, waiting = self._store.write(
             lambda connection: self._lease(connection, reviewer, event_id, now)
@@ -120,6 +122,8 @@ class Work:
         self, connection: Connection, reviewer: str, event_id: str, now: int
     ) -> tuple[bytes, str, int]:
         event = {"of": event_id, "now": now}
+        # Before it is looked at, so that no answer comes between; what is raised takes it back.
+        token = self._grab(connection, event_id, reviewer, now)
         found = connection.execute(queries.ASKED, event).first()
         if found is None:
             message = f"nobody is asked about event {event_id!r}"
@@ -130,8 +134,12 @@ class Work:
         if found.state == EXPIRED:
             message = f"the deadline of event {event_id!r} has passed: nothing would be learned"
             raise Conflict(message)
-        token = self._grab(connection, event_id, reviewer, now)
-        if token is None:
+        if token is not None:
+            mine = {"who": reviewer, "now": now}
+            if len(connection.execute(queries.MINE, mine).all()) > MOST:
+                message = f"you hold {MOST} items: answer some of them, or give them back"
+                raise Conflict(message)
+        else:
             # An own lease is renewed, with the token it has: it may be open in another window.
             holder = connection.execute(queries.HOLDER, event).first()
             if holder is None or holder.reviewer != reviewer:
@@ -180,9 +188,12 @@ class Work:
 
         def work(connection: Connection) -> None:
             held = _checked(connection, reviewer, lease, now)
+            asked = connection.execute(queries.ASKED, {"of": held.event_id}).first()
+            # No longer than this is asked: the event may be asked about again.
+            at = until if asked is None else min(until, asked.deadline)
             connection.execute(queries.RELEASE, {"lease": lease})
             connection.execute(delete(postponed).where(postponed.c.event_id == held.event_id))
-            row = {"event_id": held.event_id, "reviewer": reviewer, "until": until}
+            row = {"event_id": held.event_id, "reviewer": reviewer, "until": at}
             connection.execute(postponed.insert().values(row))
 
         self._store.write(work)
@@ -207,6 +218,15 @@ class Work:
             self._counted = (count, now)
         return count
 
+    def _was_answered(self, connection: Connection, event_id: str, token: str) -> bool:
+        """Whether somebody answered an item between the look at it and the lease on it, which then is given back."""
+        if self._store.is_sqlite:  # one writes at a time
+            return False
+        if connection.execute(queries.SETTLED, {"of": event_id}).first() is None:
+            return False
+        connection.execute(queries.RELEASE, {"lease": token})
+        return True
+
     def _grab(self, connection: Connection, event_id: str, reviewer: str, now: int) -> str | None:
         """The token of the lease on an item; None if another holds it."""
         token = uuid.uuid4().hex
@@ -217,6 +237,7 @@ class Work:
 
 
 def _checked(connection: Connection, reviewer: str, lease: str, now: int) -> Held:
+    check_text("lease", lease)
     row = connection.execute(queries.LEASED, {"lease": lease}).first()
     if row is None or row.reviewer != reviewer or row.until <= now:
         raise Conflict(GONE.format(event_id=row.event_id if row is not None else "?"))

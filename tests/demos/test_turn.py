@@ -31,7 +31,11 @@ def test_the_link_opens_a_desk_with_something_to_do(broker: Kafka, tmp_path: Pat
     def is_done() -> bool:
         """Opens the link as soon as somebody answers there, and looks at the queue."""
         try:
-            page = client.get(links[0] if not client.cookies else links[0].split("/enter/")[0])
+            page = (
+                client.get(links[0].split("/enter/")[0])
+                if client.cookies
+                else client.post(links[0])
+            )
         except httpx.TransportError:  # it starts
             time.sleep(0.05)
             return False

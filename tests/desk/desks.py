@@ -34,7 +34,7 @@ class Desk:
     """The parts of a desk, and the records that have come."""
 
     def __init__(self, store: Store, rules: Rules = RULES, lease_s: float = 60.0) -> None:
-        self.store, self.rules, self.now = store, rules, 1_000
+        self.store, self.rules, self.now, self.keep = store, rules, 1_000, 100_000
         self.offsets: dict[str, int] = {}
         self.came: list[Came] = []
         self.folding = self.new_folding()
@@ -71,10 +71,13 @@ class Desk:
 
     def fold(self, came: Sequence[Came], folding: Folding | None = None) -> None:
         """What has come is taken in, in one batch."""
-        read = {(each.topic, each.partition): each.offset + 1 for each in came}
+        positions = {(each.topic, each.partition): each.offset + 1 for each in came}
+        read = [
+            Read(*place, at, at - self.keep if place[0] == Prediction.__name__ else 0)
+            for place, at in positions.items()
+        ]
         with self.store.projecting() as connection:
-            taking = folding or self.folding
-            taking.take(connection, came, [Read(*place, at) for place, at in read.items()])
+            (folding or self.folding).take(connection, came, read)
 
     def _came(self, record: Record, at: int) -> Came:
         topic = type(record).__name__

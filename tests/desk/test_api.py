@@ -8,9 +8,11 @@ from urllib.parse import quote
 import pytest
 from fastapi import Request
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from streams.core.events import ACCEPT, CORRECT
 from streams.desk.api import ANSWER, READ, make_api
+from streams.desk.tables import outbox
 from tests.desk.desks import HOUR_MS, Desk, feedback, outcome, prediction
 
 TOKENS = {
@@ -85,9 +87,9 @@ def test_a_tool_takes_an_item_and_answers_it(desk: Desk, client: TestClient, ann
     assert (status, renewed["reviewer"]) == (200, "ann")
     status, told = ann.say(event_id="a", verdict=CORRECT, label=False, lease=item["lease"])
     assert (status, told["repeated"], told["delivered_at"]) == (201, False, None)
-    said = desk.outbox.last("ann")
-    assert said is not None
-    assert (said.feedback_id, said.label, said.channel) == (told["feedback_id"], False, "api")
+    with desk.store.reading() as connection:
+        said = connection.execute(select(outbox)).one()
+    assert (said.feedback_id, said.reviewer, said.channel) == (told["feedback_id"], "ann", "api")
     status, (other,) = Tool(client, "bob").ask("POST", "/leases", json={"event_id": "b"})
     assert (status, other["event_id"]) == (200, "b")
     assert Tool(client, "bob").ask("DELETE", f"/leases/{other['lease']}")[0] == 204

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 
 from streams.core.errors import BadRecord, Conflict, NotFound, Unavailable
 from streams.core.events import ACCEPT, CORRECT, REJECT, RETRACT, Feedback
-from streams.desk.outbox import MAX_COMMENT, Confirmed, Sender, Verdict
+from streams.desk.outbox import Confirmed, Sender, Verdict
 from streams.desk.tables import leases, outbox
 from tests.desk.desks import HOUR_MS, Desk, feedback, prediction
 
@@ -19,11 +19,14 @@ def test_a_verdict_is_stored_with_its_id_before_it_is_sent(desk: Desk) -> None:
     verdict = Verdict(event_id="a", kind=CORRECT, label=False, comment="no", lease=item.lease)
     confirmed = desk.outbox.confirm("ann", verdict, desk.now)
     assert desk.outbox.undelivered() == 1
-    said = desk.outbox.last("ann")
-    assert said is not None
-    assert said == Feedback(
-        *(confirmed.feedback_id, "a", CORRECT, False, None, "ann", "desk", None, "no", desk.now)
-    )
+    assert desk.outbox.last("ann") == confirmed.feedback_id
+    kafka = Kafka()
+    Sender(desk.store, kafka.connect).deliver()
+    assert kafka.taken == [
+        Feedback(
+            *(confirmed.feedback_id, "a", CORRECT, False, None, "ann", "desk", None, "no", desk.now)
+        )
+    ]
 
 
 def test_the_same_id_again_is_the_same_verdict_and_another_one_is_refused(desk: Desk) -> None:
@@ -83,25 +86,56 @@ def test_a_verdict_comes_too_late_for_the_window_the_lease_or_another(desk: Desk
 def test_ids_may_hold_anything_that_text_can(desk: Desk) -> None:
     event_id = "../a/\"b'; DROP TABLE outbox;--<script>\u202e🐙"
     desk.ask(event_id)
-    desk.say('o\'neil "x"', event_id, ACCEPT)
-    said = desk.outbox.last('o\'neil "x"')
-    assert said is not None
-    assert said.event_id == event_id
-
-
-def test_several_at_once_are_each_taken_or_refused(desk: Desk) -> None:
-    desk.take(prediction("a"), prediction("b"))
-    given = [Verdict(event_id=e, kind=REJECT, comment="c" * MAX_COMMENT) for e in ("a", "x", "b")]
-    told = desk.outbox.confirm_all("ann", given, desk.now)
-    assert [type(each) for each in told] == [Confirmed, NotFound, Confirmed]
-    assert desk.outbox.undelivered() == 2
+    said = desk.say('o\'neil "x"', event_id, ACCEPT)
+    assert desk.outbox.last('o\'neil "x"') == said
+    assert desk.outbox.undo('o\'neil "x"', said, desk.now).event_id == event_id
 
 
 def test_a_verdict_from_elsewhere_can_be_taken_back_here(desk: Desk) -> None:
     desk.take(prediction("a"), feedback("a", reviewer="ann"))
-    assert desk.outbox.undo("ann", "a", desk.now).event_id == "a"
+    desk.say("ann", "a", RETRACT)
     with pytest.raises(Conflict, match="said nothing"):
-        desk.outbox.undo("ann", "a", desk.now)
+        desk.say("ann", "a", RETRACT)
+
+
+def test_an_undo_takes_back_the_verdict_it_names_and_no_other_however_often_it_is_sent(
+    desk: Desk,
+) -> None:
+    desk.ask("a", "b")
+    first, second = desk.say("ann", "a", ACCEPT), desk.say("ann", "b", ACCEPT)
+    done = desk.outbox.undo("ann", second, desk.now)
+    again = desk.outbox.undo("ann", second, desk.now + 1)
+    assert (again.feedback_id, again.repeated) == (done.feedback_id, True)
+    assert desk.outbox.last("ann") == first
+    assert desk.answered(desk.next("bob", 5)) == ["b"]
+
+
+def test_an_undo_after_an_overrule_leaves_the_others_verdict(desk: Desk) -> None:
+    desk.ask("a", "b")
+    desk.say("ann", "b", ACCEPT)
+    mine = desk.say("ann", "a", ACCEPT)
+    theirs = desk.say("bob", "a", REJECT)
+    assert (desk.outbox.last("ann"), desk.outbox.last("bob")) == (mine, theirs)
+    desk.outbox.undo("ann", mine, desk.now)
+    assert desk.next("eve", 5) == []  # bob's stands
+    desk.outbox.undo("bob", theirs, desk.now)
+    assert desk.answered(desk.next("eve", 5)) == ["a"]
+
+
+def test_only_ones_own_last_word_that_was_given_at_the_desk_is_undone(desk: Desk) -> None:
+    desk.ask("a", "b")
+    by_tool = Verdict(event_id="b", kind=ACCEPT, channel="api", feedback_id="tool")
+    desk.outbox.confirm("ann", by_tool, desk.now)
+    assert desk.outbox.last("ann") is None
+    early = desk.say("ann", "a", ACCEPT)
+    late = desk.say("ann", "a", REJECT)
+    for who, wrong in (("ann", "tool"), ("bob", late), ("ann", "none")):
+        with pytest.raises(NotFound, match="no verdict"):
+            desk.outbox.undo(who, wrong, desk.now)
+    with pytest.raises(Conflict, match="something else about event 'a' since"):
+        desk.outbox.undo("ann", early, desk.now)
+    desk.outbox.undo("ann", late, desk.now)
+    assert desk.outbox.last("ann") is None
 
 
 class Kafka:

@@ -11,12 +11,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from streams.core.events import Basis, Contribution, Score
-from streams.desk.asked import MOST_BYTES
 from streams.desk.doors import COOKIE, Doors, Proxy
-from streams.desk.pages import pages
+from streams.desk.middleware import MOST_BYTES
 from streams.desk.people import People
 from streams.desk.store import open_store
 from streams.desk.views import card
+from streams.opening import application
 from tests.desk.desks import Desk, feedback, prediction
 
 PASSWORD = "correct horse"
@@ -44,7 +44,7 @@ def doors(desk: Desk) -> Doors:
 @pytest.fixture
 def client(desk: Desk, doors: Doors) -> Iterator[TestClient]:
     """A browser that nobody has signed in with."""
-    with TestClient(pages(desk.board(), doors), headers=HTML) as opened:
+    with TestClient(application(desk.board(), doors), headers=HTML) as opened:
         opened.app_state["doors"] = doors
         yield opened
 
@@ -91,22 +91,84 @@ def test_a_wrong_password_is_refused_and_soon_no_more_are_tried(client: TestClie
 
 def test_a_link_signs_in_once(client: TestClient, doors: Doors) -> None:
     secret = doors.people.new_link("ann", 0)
-    assert client.get(f"/enter/{secret}").url.path == "/queue"
+    for _ in range(2):  # a mail program looks at it first
+        assert '<form method="post"' in client.get(f"/enter/{secret}").text
+    assert client.post(f"/enter/{secret}").url.path == "/queue"
     client.cookies.clear()
-    assert client.get(f"/enter/{secret}").status_code == 404
+    assert client.post(f"/enter/{secret}").status_code == 404
 
 
 def test_a_proxy_is_believed_from_where_it_is_alone(desk: Desk, doors: Doors) -> None:
-    app, header = pages(desk.board(), doors), {"x-user": "ann", **HTML}
+    app, header = application(desk.board(), doors), {"x-user": "ann", **HTML}
     near = TestClient(app, headers=header, client=("10.1.2.3", 1))
     assert "Sign out" in near.get("/queue").text
-    assert post(near, "/undo", {}).status_code == 409  # it is known, and has nothing to undo
+    assert post(near, "/undo", {"feedback_id": "x"}).status_code == 404  # it is known
     far = TestClient(app, headers=header, client=("11.1.2.3", 1))
     assert far.get("/queue").url.path == "/sign-in"
 
 
+def test_a_token_of_the_proxys_own_does_not_hide_who_it_vouches_for(
+    desk: Desk, doors: Doors
+) -> None:
+    desk.ask("one")
+    app = application(desk.board(), doors)
+    header = {"x-user": "ann", "authorization": "Bearer of-another-system"}
+    near = TestClient(app, headers={**header, **HTML}, client=("10.1.2.3", 1))
+    assert "Sign out" in near.get("/queue").text
+    body = {"verdicts": [{"event_id": "one", "kind": "reject"}]}
+    assert near.post("/verdicts", json=body).status_code == 409  # it still has to be our page
+    assert post(near, "/verdicts", body).json()["told"][0]["saved"]
+    ours = {"authorization": f"Bearer {doors.people.new_token('olga', ['read'], 0)}"}
+    assert "olga" in near.get("/queue", headers=ours).text
+    far = TestClient(app, headers={**header, **HTML}, client=("11.1.2.3", 1))
+    far.cookies.set(COOKIE, doors.people.new_session("ann", 0))
+    assert far.get("/queue").url.path == "/sign-in"
+
+
+def test_a_page_that_a_proxy_let_in_can_write_after_the_desk_was_restarted(desk: Desk) -> None:
+    desk.ask("one")
+
+    def started() -> TestClient:
+        doors = Doors(People(desk.store), lambda: desk.now, Proxy("x-user", ["10.0.0.0/8"]))
+        app = application(desk.board(), doors)
+        return TestClient(app, headers={"x-user": "ann", **HTML}, client=("10.1.2.3", 1))
+
+    People(desk.store).add("ann", "reviewer", 0)
+    token = re.search(r'data-csrf="(\w+)"', started().get("/queue").text)
+    assert token is not None
+    body = {"verdicts": [{"event_id": "one", "kind": "reject"}]}
+    told = started().post("/verdicts", json=body, headers={"x-csrf": token[1]})
+    assert told.json()["told"][0]["saved"]
+
+
+def test_nobody_locks_out_another_by_trying_his_name(desk: Desk, doors: Doors) -> None:
+    app = application(desk.board(), doors)
+    right, wrong = {"name": "ann", "password": PASSWORD}, {"name": "ann", "password": "wrong"}
+
+    def from_there(address: str) -> TestClient:
+        """A browser behind the proxy, which says anything about where others are."""
+        told = {"x-forwarded-for": f"127.0.0.1, {address}", **HTML}
+        return TestClient(app, headers=told, client=("10.1.2.3", 1))
+
+    guesser = from_there("198.51.100.7")
+    codes = [guesser.post("/sign-in", data=wrong).status_code for _ in range(11)]
+    assert codes == [403] * 10 + [429]
+    assert from_there("198.51.100.8").post("/sign-in", data=right).url.path == "/queue"
+    codes = [
+        from_there(f"no address {n}").post("/sign-in", data=wrong).status_code for n in range(11)
+    ]
+    assert codes[-1] == 429
+
+
+def test_verdicts_are_counted_however_many_come_at_once(desk: Desk, client: TestClient) -> None:
+    sign_in(client)
+    many = {"verdicts": [{"event_id": "none", "kind": "reject"}] * 200}
+    codes = [post(client, "/verdicts", many).status_code for _ in range(3)]
+    assert codes == [200, 200, 429]
+
+
 def test_every_answer_forbids_scripts_but_our_own(client: TestClient) -> None:
-    for path in ("/queue", "/none", "/static/desk.js"):
+    for path in ("/queue", "/none", "/static/desk.js", "/api/v1/reviews", "/healthz"):
         headers = client.get(path).headers
         assert "script-src 'self'" in headers["content-security-policy"]
         assert "unsafe" not in headers["content-security-policy"]
@@ -125,7 +187,24 @@ def test_a_verdict_is_kept_once_and_the_next_item_follows(desk: Desk, client: Te
         assert told == [{"saved": True, "event_id": "one", "feedback_id": "f-1"}]
     assert desk.outbox.undelivered() == 1
     assert 'data-event="one"' not in client.get("/queue").text
-    assert post(client, "/undo", {}).json()["event_id"] == "one"
+    assert 'data-undo="f-1"' in client.get("/queue").text
+    for _ in range(2):
+        told = post(client, "/undo", {"feedback_id": "f-1"}).json()
+        assert (told["event_id"], told["last"]) == ("one", None)
+    assert 'data-undo=""' in client.get("/queue").text
+    assert post(client, "/undo", {}).status_code == 422
+
+
+def test_a_postponement_that_is_refused_says_whether_the_item_is_gone(
+    desk: Desk, client: TestClient
+) -> None:
+    desk.ask("one")
+    sign_in(client)
+    lease = re.search(r'data-lease="(\w+)"', client.get("/queue").text)
+    assert lease is not None
+    for asked, gone in (({"lease": lease[1], "seconds": 0}, False), ({"lease": "old"}, True)):
+        told = post(client, "/postpone", {"seconds": 60, **asked}).json()
+        assert (told["saved"], told["gone"]) == (False, gone)
 
 
 def test_what_changes_something_has_to_come_from_our_page(desk: Desk, client: TestClient) -> None:
@@ -163,9 +242,7 @@ def test_what_cannot_be_learned_is_refused_in_words_and_changes_nothing(
     assert desk.outbox.undelivered() == 0
 
 
-@pytest.mark.parametrize(
-    "body", [b"x" * (MOST_BYTES + 1), b"\xff\xfe", b"[]", b'{"verdicts": []}', b"{"]
-)
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"[]", b'{"verdicts": []}', b"{"])
 def test_a_body_that_is_none_is_refused_in_words(
     desk: Desk, client: TestClient, body: bytes
 ) -> None:
@@ -176,6 +253,20 @@ def test_a_body_that_is_none_is_refused_in_words(
     assert answer.status_code == 422
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/verdicts", "/sign-in", "/api/v1/feedback"])
+def test_a_body_that_is_too_large_is_refused_before_anybody_looks_at_it(
+    client: TestClient, path: str
+) -> None:
+    pieces = iter([b"x" * MOST_BYTES, b"x"])
+    for answer in (
+        client.post(path, content=b"x" * (MOST_BYTES + 1)),
+        client.post(path, content=pieces),
+    ):
+        assert answer.status_code == 413
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert "256 kB" in answer.json()["detail"]
 
 
 def test_everything_stays_text(desk: Desk, client: TestClient) -> None:
@@ -218,7 +309,7 @@ def test_browse_shows_what_was_asked_for(
 
 
 def test_a_filter_that_is_none_is_refused_on_a_page(client: TestClient) -> None:
-    for query in ("confidence_from=x", "model_version=1e99"):
+    for query in ("confidence_from=x", "model_version=1e99", "label=%22%5Cud800%22", "text=%00"):
         answer = sign_in(client).get(f"/browse?{query}")
         assert answer.status_code == 422
         assert "<h1>This cannot be used</h1>" in answer.text

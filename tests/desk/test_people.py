@@ -40,7 +40,8 @@ def test_a_password_lets_its_owner_in_and_nobody_else(people: People) -> None:
     )
     assert people.by_password("ann", PASSWORD + "x") is None
     assert people.by_password("bob", PASSWORD) is None
-    assert people.by_password("ann", "\ud800") is None
+    for name, password in (("ann", "\ud800"), ("\ud800", PASSWORD), ("\x00", PASSWORD)):
+        assert people.by_password(name, password) is None
 
 
 def test_who_has_no_password_is_not_let_in_by_one(people: People) -> None:
@@ -94,10 +95,12 @@ def test_a_session_lasts_until_it_ends(people: People) -> None:
     assert people.by_session(secret, 0) is None
 
 
-def test_a_new_password_ends_old_sessions(people: People) -> None:
+def test_a_new_password_ends_old_sessions_and_links(people: People) -> None:
     secret = people.new_session("ann", 0)
+    link = people.new_link("ann", 0)
     people.add("ann", "senior", 1, "another one")
     assert people.by_session(secret, 1) is None
+    assert people.use_link(link, 1) is None
 
 
 def test_a_link_signs_in_once(people: People) -> None:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
-from streams.core.events import ACCEPT, CORRECT, Score
-from streams.desk.quality import Cell, quality
-from tests.desk.desks import HOUR_MS, Desk, feedback, outcome, prediction, review
+from sqlalchemy import insert
+
+from streams.core.events import ACCEPT, CORRECT, REJECT, Score
+from streams.desk.quality import COUNTED, Cell, quality
+from streams.desk.rows import prediction_row
+from streams.desk.store import Store
+from streams.desk.tables import predictions
+from tests.desk.desks import HOUR_MS, RULES, Desk, feedback, outcome, prediction, review
 
 
 def test_the_raw_accuracy_is_wrong_and_the_weighted_one_right_where_people_see_hard_cases(
@@ -70,3 +76,32 @@ def test_people_who_look_at_the_same_agree_or_not(desk: Desk) -> None:
     agreement = quality(desk.store, desk.now).agreement
     assert agreement is not None
     assert agreement < 1.0
+    desk.take(feedback("e0", "retract", None, "bob"))
+    assert quality(desk.store, desk.now).agreement == 1.0
+
+
+def test_a_reject_of_one_answer_of_many_says_that_it_was_wrong(store: Store) -> None:
+    desk = Desk(store, replace(RULES, task="multiclass", classes=("a", "b", "c")))
+    desk.ask("right", "wrong", label="a")
+    desk.take(feedback("right"), feedback("wrong", REJECT))
+    told = quality(desk.store, desk.now)
+    assert told.raw is not None
+    assert (told.raw.value, told.raw.cases) == (0.5, 2)
+    assert told.confusion == (Cell("a", "a", 1),)
+
+
+def test_verdicts_that_were_volunteered_do_not_crowd_out_those_that_were_asked_for(
+    desk: Desk,
+) -> None:
+    desk.ask("asked")
+    desk.take(feedback("asked"))
+    volunteered = [
+        prediction_row(prediction(f"e{number}"), 0, 10 + number, desk.now)
+        | {"verdict": ACCEPT, "truth": "true", "answered_at": desk.now + 1}
+        for number in range(COUNTED)
+    ]
+    with desk.store.projecting() as connection:
+        connection.execute(insert(predictions), volunteered)
+    told = quality(desk.store, desk.now)
+    assert told.raw is not None
+    assert told.raw.cases == 1

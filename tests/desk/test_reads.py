@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from streams.core.errors import BadRecord, NotFound
@@ -15,7 +17,9 @@ def filled(desk: Desk) -> Desk:
     desk.take(prediction("p2", False, 0.55, version=5), at=1_001)
     desk.take(prediction("p3/it's", None, None, route="review"), at=1_002)
     desk.take(prediction("p4", True, 0.8), at=1_003)
-    desk.take(feedback("p1", ACCEPT), feedback("p2", CORRECT, True, "bob", channel="git"))
+    said = feedback("p1", ACCEPT), feedback("p2", CORRECT, True, "bob", channel="git")
+    desk.take(*said, at=1_004)
+    desk.now = 1_004
     return desk
 
 
@@ -85,9 +89,8 @@ def test_the_story_of_an_event_is_told_in_order(filled: Desk) -> None:
     )
     assert story.prediction is not None
     assert story.prediction.features == {"a": 1.0}
-    for ask in (filled.reads.story, filled.reads.prediction):
-        with pytest.raises(NotFound, match="no event 'x' is known"):
-            ask("x")
+    with pytest.raises(NotFound, match="no event 'x' is known"):
+        filled.reads.story("x")
 
 
 def test_trouble_names_letters_lost_verdicts_and_disputes(filled: Desk) -> None:
@@ -101,6 +104,10 @@ def test_trouble_names_letters_lost_verdicts_and_disputes(filled: Desk) -> None:
     assert [(each.event_id, each.status) for each in trouble.lost] == [("p9", "orphaned")]
     (dispute,) = trouble.disputes
     assert (dispute.event_id, dict(dispute.says)) == ("p2", {"bob": True, "eve": False})
+    filled.take(feedback("p2", CORRECT, True, "eve"))
+    assert filled.reads.trouble().disputes == ()
+    filled.take(feedback("p2", CORRECT, False, "ann"), feedback("p2", "retract", None, "ann"))
+    assert filled.reads.trouble().disputes == ()
 
 
 def test_a_search_has_a_limit(desk: Desk) -> None:
@@ -108,3 +115,17 @@ def test_a_search_has_a_limit(desk: Desk) -> None:
         desk.reads.browse(Filter(text="x" * 201))
     with pytest.raises(BadRecord, match="lane 'x' is none of sure, unsure"):
         desk.reads.browse(Filter(lane="x"))
+
+
+@pytest.mark.parametrize("wrong", ["\ud800", "\x00"])
+def test_what_no_database_holds_is_refused_in_words(desk: Desk, wrong: str) -> None:
+    for wanted in (Filter(label=wrong), Filter(reviewer=wrong), Filter(text=wrong)):
+        with pytest.raises(BadRecord, match=r"Unicode|zero"):
+            desk.reads.browse(wanted)
+    with pytest.raises(BadRecord, match=r"Unicode|zero"):
+        desk.reads.browse(Filter(), json.dumps([1, wrong]))
+    with pytest.raises(BadRecord, match=r"Unicode|zero"):
+        desk.reads.story(wrong)
+    for ask in (desk.work.lease, desk.work.release):
+        with pytest.raises(BadRecord, match=r"Unicode|zero"):
+            ask("ann", wrong, desk.now)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import insert, select
+from sqlalchemy.dialects import sqlite
 
 from streams.core.errors import ConfigError, Conflict, Unavailable
+from streams.desk import queries
 from streams.desk.store import Store, open_store
 from streams.desk.tables import about, leases, scores
 
@@ -39,6 +42,18 @@ def test_what_fails_half_way_changes_nothing(store: Store) -> None:
         fail()
     with store.reading() as connection:
         assert connection.scalar(select(about.c.value).where(about.c.name == "half")) is None
+
+
+@pytest.mark.parametrize("asked", [queries.MINE, queries.RENEW_MINE])
+def test_whoever_asks_for_his_own_does_not_look_through_all_that_waits(
+    tmp_path: Path, asked: Any
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 'desk.sqlite'}", "tests")
+    made = asked.compile(dialect=sqlite.dialect(paramstyle="named"))
+    with store.reading() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {made}", dict(made.params)).all()
+    store.close()
+    assert plan[0].detail.startswith("SEARCH leases USING INDEX leases_by_reviewer")
 
 
 @pytest.mark.parametrize("url", ["mysql://root@localhost/desk", "nothing", "sqlite:"])

@@ -3,20 +3,26 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from sqlalchemy import Engine, event
 
 from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.core.events import ACCEPT, CORRECT
+from streams.core.verdicts import REPAIR
 from streams.desk.outbox import Verdict
-from streams.desk.store import open_store
-from tests.desk.desks import HOUR_MS, Desk, feedback
+from streams.desk.store import Store, open_store
+from streams.desk.work import MOST
+from tests.desk.desks import HOUR_MS, RULES, Desk, feedback
+from tests.desk.postgres import PostgreSQL
 
 LEASE_MS = 60_000
 PEOPLE = ("ann", "bob", "eve")
@@ -76,6 +82,7 @@ def test_an_item_is_gone_with_its_answer_or_its_deadline(desk: Desk) -> None:
     for event_id in ("said", "elsewhere"):
         with pytest.raises(Conflict, match="answered already"):
             desk.work.lease("ann", event_id, desk.now)
+        assert desk.work.holder(event_id, desk.now) is None
     with pytest.raises(NotFound, match="nobody is asked"):
         desk.work.lease("ann", "unknown", desk.now)
     desk.now += HOUR_MS
@@ -84,9 +91,9 @@ def test_an_item_is_gone_with_its_answer_or_its_deadline(desk: Desk) -> None:
 
 def test_an_undone_answer_waits_again(desk: Desk) -> None:
     desk.ask("a")
-    desk.say("ann", "a", ACCEPT)
+    said = desk.say("ann", "a", ACCEPT)
     assert desk.next("bob") == []
-    desk.outbox.undo("ann", "a", desk.now)
+    desk.outbox.undo("ann", said, desk.now)
     assert desk.answered(desk.next("bob")) == ["a"]
 
 
@@ -121,6 +128,89 @@ def test_many_at_once_share_the_items_without_one_twice(desk: Desk) -> None:
         thread.join()
     assert failed == []
     assert Counter(told) == Counter(f"e{number}" for number in range(60))
+
+
+def test_what_is_over_does_not_keep_its_holder_from_the_next(desk: Desk) -> None:
+    desk.ask("answered", "taught", "late", priority=1.0)
+    assert len(desk.next("ann", 3)) == 3
+    desk.say("ann", "answered", ACCEPT)
+    desk.take(feedback("taught", reviewer="bob"))
+    desk.now += LEASE_MS - 1
+    assert desk.answered(desk.next("ann", 3)) == ["late"]
+    for _ in range(HOUR_MS // LEASE_MS + 1):
+        desk.now += LEASE_MS - 1
+        desk.next("ann")
+    desk.ask("new")
+    assert desk.answered(desk.next("ann", 3)) == ["new"]
+
+
+def test_a_verdict_that_teaches_nothing_leaves_the_item_in_the_queue(desk: Desk) -> None:
+    desk.ask("a")
+    desk.take(feedback("a", CORRECT, "unknown"), feedback("a", "retract"), feedback("a", "praise"))
+    assert desk.answered(desk.next("ann")) == ["a"]
+
+
+def test_a_correction_that_is_taken_back_where_the_loop_repairs_asks_again(store: Store) -> None:
+    desk = Desk(store, replace(RULES, corrections=REPAIR))
+    desk.ask("a")
+    desk.take(feedback("a"), feedback("a", CORRECT, False, "bob"))
+    assert desk.next("eve") == []
+    desk.take(feedback("a", "retract", None, "bob"))
+    assert desk.answered(desk.next("eve")) == ["a"]
+
+
+def test_what_elsewhere_was_taken_back_is_asked_again_though_it_was_answered_here(
+    desk: Desk,
+) -> None:
+    desk.ask("a")
+    said = desk.say("ann", "a", ACCEPT)
+    assert desk.next("bob") == []
+    desk.take(feedback("a", feedback_id=said), feedback("a", "retract"))
+    assert desk.answered(desk.next("bob")) == ["a"]
+
+
+def test_an_event_that_is_asked_again_after_it_was_forgotten_reaches_the_same_people(
+    desk: Desk,
+) -> None:
+    desk.ask("a", "b")
+    desk.work.postpone("ann", desk.work.lease("ann", "b", 1_000).lease, 9 * HOUR_MS, desk.now)
+    said = desk.say("ann", "a", ACCEPT)
+    desk.take(feedback("a", feedback_id=said))
+    desk.now += 2 * HOUR_MS + 1
+    desk.ask("a", "b")
+    assert desk.answered(desk.next("ann", 2)) == ["a", "b"]
+    desk.say("ann", "a", ACCEPT)
+    assert desk.outbox.undelivered() == 2
+
+
+def test_nobody_holds_more_than_he_may(desk: Desk) -> None:
+    desk.ask(*(f"e{number:02}" for number in range(MOST + 1)))
+    held = desk.next("ann", MOST)
+    with pytest.raises(Conflict, match="you hold 20 items"):
+        desk.work.lease("ann", f"e{MOST}", desk.now)
+    assert desk.work.holder(f"e{MOST}", desk.now) is None
+    desk.work.release("ann", held[0].lease, desk.now)
+    assert desk.work.lease("ann", f"e{MOST}", desk.now).review.event_id == f"e{MOST}"
+
+
+def test_what_was_answered_between_the_look_and_the_lease_is_not_given_out(
+    postgresql: PostgreSQL,
+) -> None:
+    store = open_store(postgresql.database(), "tests")  # with SQLite nobody can come between
+    desk = Desk(store)
+    desk.ask("a", "b")
+
+    def answer(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "SKIP LOCKED" in statement and desk.outbox.last("bob") is None:
+            desk.say("bob", "a", ACCEPT)
+
+    event.listen(Engine, "after_cursor_execute", answer)
+    try:
+        assert desk.answered(desk.next("ann")) == ["b"]
+    finally:
+        event.remove(Engine, "after_cursor_execute", answer)
+    assert desk.work.holder("a", desk.now) is None
+    store.close()
 
 
 class Leases(RuleBasedStateMachine):

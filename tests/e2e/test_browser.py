@@ -130,6 +130,7 @@ def open_page(system: System, browser: Browser) -> Iterator[Open]:
         page.on("pageerror", lambda error: amiss.append(str(error)))
         link = opening.link(system.loop, system.settings, person)
         page.goto(link)
+        page.get_by_role("button", name="Sign in").click()
         page.goto(link[: link.index("/enter/")] + path)
         return page
 
@@ -217,6 +218,39 @@ def test_an_answer_shows_live_in_anothers_browse_and_undo_repairs(
     await_that(retracted, 30.0, "what was learned is taken back")
 
 
+def test_each_undo_takes_back_one_verdict_however_fast_they_are_asked_for(
+    open_page: Open, truth: dict[str, int]
+) -> None:
+    page = open_page("ann", "/queue")
+    first, _second = answer(page, truth), answer(page, truth)
+    page.keyboard.press("u")
+    page.keyboard.press("u")
+    expect(page.locator("#said")).to_have_text(f"Taken back: {first}", timeout=20_000)
+
+
+def test_an_item_whose_verdict_is_refused_stays_on_screen(
+    open_page: Open, truth: dict[str, int]
+) -> None:
+    page = open_page("ann", "/queue")
+    await_items(page)
+    event = shown(page)
+    page.context.clear_cookies()
+    page.keyboard.press(str(truth[event]))
+    expect(page.locator("#said")).to_contain_text("sign in first")
+    assert shown(page) == event
+
+
+def test_an_empty_queue_looks_now_and_then_for_what_has_come_back(open_page: Open) -> None:
+    page = open_page("ann", "/trouble")
+    page.route("**/live", lambda route: route.abort())
+    page.clock.install()
+    page.goto(page.url.replace("/trouble", "/queue"))
+    page.evaluate("document.querySelectorAll('.item').forEach(item => item.remove())")
+    assert shown(page) == "None"
+    page.clock.fast_forward(6_000)
+    await_items(page)
+
+
 def test_several_are_answered_at_once(open_page: Open) -> None:
     page = open_page("bob", "/browse?answered=no")
     boxes = page.locator(".lane input")
@@ -266,7 +300,7 @@ def test_each_page_suits_everybody_and_has_its_picture(
     page = open_page("olga", "/queue")
     await_items(page)
     event = shown(page)
-    for path in ("/queue", "/browse", f"/event?id={event}", "/quality", "/trouble"):
+    for path in ("/queue", "/browse", f"/event?id={event}", "/quality", "/trouble", "/enter/x"):
         page.goto(page.url.split("/", 3)[0] + f"//127.0.0.1:{system.settings.desk_port}{path}")
         for scheme, wide in (("light", 1200), ("dark", 360)):
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -275,5 +309,5 @@ def test_each_page_suits_everybody_and_has_its_picture(
             assert [(path, scheme, each["id"], each["nodes"][0]["html"]) for each in found] == []
             over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{path} is wider than {wide}"
-            name = path[1:].split("?")[0]
+            name = path[1:].split("?")[0].replace("/", "-")
             page.screenshot(path=folder / f"{name}-{scheme}.png")

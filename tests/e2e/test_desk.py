@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from streams import operate
 from streams.broker import Broker
 from streams.core.events import DUPLICATE, LEARNED, Outcome
 from streams.desk.board import now_ms
@@ -165,6 +166,12 @@ def test_nothing_confirmed_is_lost_though_the_desk_and_kafka_are_killed(
         return sum(row["truth"] is not None for row in rows) == len(EVENTS)
 
     await_that(all_told, 60.0, "the verdicts are shown")
+
+    def beats() -> bool:
+        told = operate.status(system.loop, system.settings).workers
+        return ("desk-1", "running") in {(each.status.worker, each.state) for each in told}
+
+    await_that(beats, 60.0, "the desk shows in status, though Kafka was away")
     assert ann.ask("GET", "/reviews") == []
     assert not ann.answer_next()
     assert system.end("desk-1") == 0

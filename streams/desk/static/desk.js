@@ -3,6 +3,7 @@
 
 const csrf = document.body.dataset.csrf;
 const ALIVE_MS = 60000; // a lease that ends sooner is renewed
+const LOOK_MS = 5000; // how often an empty queue looks for what has come back: a lease that ends tells nobody
 const TRIES = 5;
 const find = (selector, within = document) => within.querySelector(selector);
 const all = (selector, within = document) => [...within.querySelectorAll(selector)];
@@ -36,8 +37,25 @@ async function send(path, body) {
   const headers = { "content-type": "application/json", "x-csrf": csrf };
   const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
   const told = await answer.json();
-  if (!answer.ok) throw Object.assign(new Error(told.detail), { isRefused: answer.status < 500 });
+  if (!answer.ok) {
+    const isRefused = answer.status < 500 && answer.status !== 429; // too often: it may be sent later
+    throw Object.assign(new Error(told.detail), { isRefused });
+  }
   return told;
+}
+
+// What was not kept; what is gone is nothing to answer any more.
+function kept(told) {
+  if (!told.saved) throw Object.assign(new Error(told.detail), { isGone: told.gone });
+  return told;
+}
+
+// What is done one after the other: an undo waits for the verdict that it takes back.
+let before = Promise.resolve();
+function inOrder(work) {
+  const done = before.then(work);
+  before = done.catch(() => {});
+  return done;
 }
 
 // A verdict keeps its id while it is sent again, so that it counts once.
@@ -62,6 +80,7 @@ async function give(verdicts) {
 
 const queue = find("#queue");
 const answered = new Set(); // leases of items that left the screen
+let last = find("[data-undo]")?.dataset.undo; // the verdict that an undo takes back
 let comment = "";
 
 const items = () => (queue ? all(".item", queue) : []);
@@ -81,11 +100,13 @@ function keepComment(text) {
 }
 
 let filling = false;
+let filled = Date.now();
 async function fill(event = "") {
-  if (filling) return;
+  if (filling && !event) return;
   filling = true;
   try {
     const html = await get(`${queue.dataset.url}?event=${encodeURIComponent(event)}`);
+    filled = Date.now();
     if (html === null) return;
     const came = document.createElement("template");
     came.innerHTML = html;
@@ -99,16 +120,16 @@ async function fill(event = "") {
       }
       find("#waiting").textContent = `${Number(item.dataset.waiting).toLocaleString("en")} waiting`;
     }
-    const kept = comment;
+    const said = comment;
     show();
-    keepComment(kept);
+    keepComment(said);
     if (!items().length) find("#waiting").textContent = "";
   } finally {
     filling = false;
   }
 }
 
-// Shows the next item at once; the one before comes back if it could not be kept.
+// Shows the next item at once; the one before comes back if its verdict could not be kept.
 async function leave(work) {
   const [item] = items();
   if (!item) return;
@@ -117,10 +138,10 @@ async function leave(work) {
   item.remove();
   show();
   try {
-    say(await work(item, said));
+    say(await inOrder(() => work(item, said)));
   } catch (error) {
     say(error.message, true);
-    if (!error.isRefused) {
+    if (!error.isGone) {
       answered.delete(item.dataset.lease);
       queue.prepend(item);
       show();
@@ -136,7 +157,7 @@ function answer(kind, label) {
     const { event, lease, seen } = item.dataset;
     const body = { event_id: event, kind, lease, comment: said || null, ...labelled(kind, label, seen) };
     const [told] = await give([body]);
-    if (!told.saved) throw Object.assign(new Error(told.detail), { isRefused: told.gone });
+    last = kept(told).feedback_id;
     return `Saved: ${event}, ${kind}`;
   };
   if (kind === "accept" && items()[0]?.dataset.seen === undefined) {
@@ -153,9 +174,14 @@ function labelled(kind, label, seen) {
 
 async function undo() {
   try {
-    const { event_id } = await sendAgain("/undo", {});
-    say(`Taken back: ${event_id}`);
-    await fill(event_id);
+    const taken = await inOrder(async () => {
+      if (!last) throw new Error("There is nothing to take back.");
+      const told = await sendAgain("/undo", { feedback_id: last });
+      last = told.last;
+      return told.event_id;
+    });
+    say(`Taken back: ${taken}`);
+    await fill(taken);
   } catch (error) {
     say(error.message, true);
   }
@@ -163,7 +189,7 @@ async function undo() {
 
 function postpone(seconds) {
   return leave(async (item) => {
-    await send("/postpone", { lease: item.dataset.lease, seconds });
+    kept(await send("/postpone", { lease: item.dataset.lease, seconds }));
     return `Postponed: ${item.dataset.event}`;
   });
 }
@@ -187,6 +213,7 @@ function tick() {
     left.textContent = ms > 0 ? `${Math.floor(ms / 60000)} min ${Math.floor((ms % 60000) / 1000)} s` : "it may be another's now";
     if (ms < ALIVE_MS && !document.hidden) fill();
   }
+  if (items().length < 2 && Date.now() - filled > LOOK_MS && !document.hidden) fill();
 }
 
 // Browse: several at once ---------------------------------------------------------------------------------------------
@@ -200,17 +227,18 @@ function countSelected() {
   all("#bulk button").forEach((button) => { button.disabled = count === 0; });
 }
 
+// Gives a verdict on several; those on which it could not be given.
 async function sayOf(events, kind, label) {
+  const wanted = events.filter(({ seen }) => kind !== "accept" || seen !== undefined);
   try {
-    const verdicts = events
-      .filter(({ seen }) => kind !== "accept" || seen !== undefined)
-      .map(({ id, seen }) => ({ event_id: id, kind, ...labelled(kind, label, seen) }));
-    const told = await give(verdicts);
+    const told = await give(wanted.map(({ id, seen }) => ({ event_id: id, kind, ...labelled(kind, label, seen) })));
     const refused = told.filter((each) => !each.saved);
     const saved = `${told.length - refused.length} saved`;
     say(refused.length ? `${saved}, ${refused.length} refused: ${refused[0].detail}` : saved, refused.length > 0);
+    return wanted.filter((_, index) => !told[index].saved);
   } catch (error) {
     say(error.message, true);
+    return wanted;
   }
 }
 
@@ -218,7 +246,9 @@ async function bulk(kind, label) {
   const events = checked().map((box) => ({ id: box.value, seen: box.dataset.seen }));
   checked().forEach((box) => { box.checked = false; });
   countSelected();
-  await sayOf(events, kind, label);
+  const left = new Set((await sayOf(events, kind, label)).map(({ id }) => id));
+  all(".lane input").forEach((box) => { box.checked ||= left.has(box.value); });
+  countSelected();
 }
 
 // Parts that keep themselves live ---------------------------------------------------------------------------------------
@@ -250,10 +280,9 @@ function soon(part) {
 
 function watch() {
   const source = new EventSource("/live");
-  let opened = 0;
-  source.addEventListener("open", () => { // again, after the desk was away: something was missed
-    opened += 1;
-    if (opened > 1) all("[data-live]").forEach(soon);
+  source.addEventListener("open", () => { // something may have been missed, since the page was made or the desk was away
+    all("[data-live]").forEach(soon);
+    if (queue && items().length < 2) fill();
   });
   source.addEventListener("change", (event) => {
     const kinds = event.data.split(" ");
