@@ -196,10 +196,10 @@ class System:
         worker = worker or f"{role}-1"
         more = ["--standby"] if standby else []
         argv = ["run", role, self.reference, "--worker", worker, *more]
-        if not environ.keys().isdisjoint(ONLY_WHEN_BORN):
+        given = {**self.environ, **environ}
+        if not given.keys().isdisjoint(ONLY_WHEN_BORN):
             return self.run(worker, [sys.executable, "-m", "streams.cli", *argv], **environ)
         log = self.begin_log(worker)
-        given = {**self.environ, **environ}
         self.processes[worker] = nursery().start(argv, given, self.folder, log, log)
         return worker
 
