@@ -28,7 +28,7 @@ from streams.engine.codec import Codec, Record
 from streams.engine.producer import Outputs
 from streams.engine.reader import group_less, partitions_of
 from streams.loop import Loop, load
-from tests.nursery import ONLY_WHEN_BORN, nursery
+from tests.nursery import nursery
 
 PHISHING = """
 from datetime import timedelta
@@ -196,10 +196,7 @@ class System:
         worker = worker or f"{role}-1"
         more = ["--standby"] if standby else []
         argv = ["run", role, self.reference, "--worker", worker, *more]
-        given = {**self.environ, **environ}
-        if not given.keys().isdisjoint(ONLY_WHEN_BORN):
-            return self.run(worker, [sys.executable, "-m", "streams.cli", *argv], **environ)
-        log = self.begin_log(worker)
+        log, given = self.begin_log(worker), {**self.environ, **environ}
         self.processes[worker] = nursery().start(argv, given, self.folder, log, log)
         return worker
 
