@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import takewhile
 from typing import NamedTuple, TypeAlias
 
 from streams.failpoints import POINTS
@@ -191,6 +193,13 @@ def _cut(lanes: Mapping[str, Iterable[Fault]], count: int) -> list[Stage]:
             }
         )
     return stages
+
+
+def timely(
+    stages: Iterable[Stage], until: float, clock: Callable[[], float] = time.time
+) -> Iterator[Stage]:
+    """The stages that begin by then: a long plan has no end of its own."""
+    return takewhile(lambda stage: clock() <= until, stages)
 
 
 def faults(stages: Iterable[Stage]) -> list[Fault]:

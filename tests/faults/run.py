@@ -22,7 +22,7 @@ from tests.e2e.system import System, await_that
 from tests.faults.check import Rebuilt, misjudged, rebuilt
 from tests.faults.fleet import REFUSED, Death, Fleet
 from tests.faults.inject import SESSION_S, Done, Injector
-from tests.faults.plan import Stage
+from tests.faults.plan import Stage, timely
 from tests.faults.traffic import PROGRAM, Flow, event_id_of, more_of
 from tests.faults.watch import Gap, Watch
 
@@ -110,7 +110,7 @@ def run(
             for role in ("predictor", "joiner", "learner"):
                 injector.await_recovered(role, began)
             say("flowing")
-            for stage in stages:
+            for stage in timely(stages, until):
                 injector.run(stage, until)
         say("at rest")
         lost = _come_to_rest(system, fleet, flow, watch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import count, repeat
 
 import pytest
 
@@ -22,6 +23,7 @@ from tests.faults.plan import (
     points_of,
     roles_of,
     short,
+    timely,
 )
 from tests.faults.traffic import (
     KINDS as VERDICTS,
@@ -105,3 +107,7 @@ def test_what_is_sent_is_what_the_kind_says() -> None:
     assert max(expired).after_s > WINDOW_S
     for way in ("misrouted", "labels"):
         assert way in {each.way for each in of_kind("labelled" if way == "labels" else way)[1]}
+
+
+def test_a_plan_without_end_ends_when_its_time_is_up() -> None:
+    assert len(list(timely(repeat({}), until=2, clock=count().__next__))) == 3
