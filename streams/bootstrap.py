@@ -224,6 +224,7 @@ class Parts:
             weights=loop.weights,
             corrections=loop.corrections,
             unanswered=loop.unanswered,
+            reviewers=loop.reviewers,
         )
 
     def new_fold(self, scores: Scores | None) -> Fold:

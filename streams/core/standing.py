@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from streams.core.consensus import KEEP_FIRST, REPAIR
 from streams.core.errors import BadRecord
 from streams.core.events import Feedback, Label, Prediction
 from streams.core.verdicts import (
-    KEEP_FIRST,
-    REPAIR,
     Lesson,
     Rules,
     Settled,

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streams.core.consensus import KEEP_FIRST, LEARN_AGAIN, REPAIR
 from streams.core.entry import Entry
 from streams.core.events import ABSTAIN, ACCEPT, CORRECT, REJECT, RETRACT, Feedback, Prediction
 from streams.core.join import Join
 from streams.core.standing import Said, Standing, standing
-from streams.core.verdicts import KEEP_FIRST, LEARN_AGAIN, REPAIR, Rules
+from streams.core.verdicts import Rules
 
 W, E, AT = 10, 3, 100
 RULES = Rules(task="multiclass", classes=("a", "b", "c"), window_ms=W, early_ms=E)

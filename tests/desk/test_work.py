@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from sqlalchemy import Engine, event
 
+from streams.core.consensus import REPAIR
 from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.core.events import ACCEPT, CORRECT
-from streams.core.verdicts import REPAIR
 from streams.desk.outbox import Verdict
 from streams.desk.store import Store, open_store
 from streams.desk.work import MOST
