@@ -122,6 +122,7 @@ class Subject:
         unusable: By model key, why its stored model cannot be used.
         replays: Whether folding the log gives the stored model, to the last bit.
         rounds_alike: Whether this machine rounds as those that stored models; if not, the last bits tell nothing.
+        waits_ms: For so long a feedback may wait for others to agree, though nothing is under way; None: none does.
     """
 
     kafka: Mapping[str, Any]
@@ -134,3 +135,4 @@ class Subject:
     unusable: Mapping[str, str] = field(default_factory=dict)
     replays: bool = True
     rounds_alike: bool = True
+    waits_ms: int | None = None
