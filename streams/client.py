@@ -88,6 +88,7 @@ class Verdict(TypedDict, total=False):
     comment: str | None
     feedback_id: str | None
     seen: Label | None
+    senior: bool
 
 
 class Client:
@@ -174,6 +175,7 @@ class Client:
         comment: str | None = None,
         feedback_id: str | None = None,
         seen: Label | None = None,
+        senior: bool = False,
     ) -> str:
         """Send a verdict on an event, in one of five forms; it is delivered in the background, see ``flush``.
 
@@ -188,6 +190,7 @@ class Client:
             comment: Why, in the reviewer's words.
             feedback_id: Its identity: give the same again to try again, and it is learned once.
             seen: With ``accept``, the answer that the person saw.
+            senior: The word of whom decides where the loop's several reviewers disagree.
 
         Returns:
             The feedback id.
@@ -209,6 +212,7 @@ class Client:
             comment=comment,
             feedback_id=feedback_id,
             seen=seen,
+            senior=senior,
         )
         self._send(feedback)
         self._outputs.poll()
@@ -535,6 +539,7 @@ def _feedback(
     comment: str | None = None,
     feedback_id: str | None = None,
     seen: Label | None = None,
+    senior: bool = False,
 ) -> Feedback:
     """A verdict that says one thing.
 
@@ -571,6 +576,7 @@ def _feedback(
         reviewer=reviewer,
         comment=comment,
         given_at=int(time() * 1000),
+        senior=senior,
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.core.consensus import Consensus
 from streams.core.entry import decode
 from streams.core.errors import BadRecord, ConfigError, Conflict, Unavailable
 from streams.core.events import Example, Feedback, Outcome, Prediction, Review
@@ -571,6 +572,43 @@ def test_a_feedback_that_waited_is_buried_with_its_bytes_and_headers(
     assert isinstance(buried, Buried)
     assert buried.record == waiting
     assert buried.error.feedback_id == "f"
+
+
+def test_verdicts_wait_for_others_on_the_disk_and_count_after_a_restart(
+    tmp_path: Path, outputs: list[Output]
+) -> None:
+    def said(offset: int, reviewer: str, label: bool) -> Record:
+        record = feedback(offset, BEGIN, "a", f"f{offset}")
+        given = CODEC.decode_as(Feedback, record.value)
+        given = given._replace(verdict="correct", label=label, reviewer=reviewer)
+        return replace(record, value=CODEC.encode(F, given))
+
+    rules = replace(RULES, reviewers=Consensus(of=3, agree=2))
+    given = [said(0, "ann", True), said(1, "bob", False), said(2, "eve", True)]
+    for record in given:
+        opened = open_state(tmp_path / "0", IDENTITY)
+        join = joining(opened, outputs.append, rules)
+        join.predictions([prediction(0, BEGIN, "a"), prediction(1, BEGIN, "b")])
+        join.feedback([record])
+        commit(opened)
+        opened.close()
+    outvoted, example = outputs
+    assert isinstance(outvoted, Outcome)
+    assert (outvoted.status, outvoted.feedback_id) == ("outvoted", "f1")
+    assert isinstance(example, Example)
+    assert [source.reviewer for source in example.sources] == ["ann", "eve"]
+
+
+def test_a_verdict_that_nobody_agrees_with_ends_when_the_window_has_passed(
+    state: State, outputs: list[Output]
+) -> None:
+    join = joining(state, outputs.append, replace(RULES, reviewers=Consensus(of=3, agree=2)))
+    join.predictions([prediction(0, BEGIN, "a")])
+    join.feedback([feedback(0, BEGIN, "a", "f")])
+    join.advance(predictions=BEGIN + 2 * W, feedback=BEGIN + 2 * W)
+    (ended,) = outputs
+    assert isinstance(ended, Outcome)
+    assert (ended.status, ended.feedback_id) == ("no-consensus", "f")
 
 
 def test_a_clock_that_is_set_back_does_not_move_time_back(
