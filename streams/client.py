@@ -374,7 +374,9 @@ class Client:
         if duplicate is not None:
             return duplicate
         late = self._late(f"outcome of feedback {feedback_id!r}", "any joiner and learner", timeout)
-        raise TimeoutError(f"{late} A verdict on an event without a prediction waits for one.")
+        raise TimeoutError(
+            f"{late} A verdict on an event without a prediction waits for one; where several people have to agree, it waits for them."
+        )
 
     def wait_served(self, model_version: int, timeout: float = 30.0, model_key: str = "") -> None:
         """Return when every living predictor answers by this version of the model, or a later one.

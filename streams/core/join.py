@@ -359,9 +359,7 @@ class Join:
         return _example(prediction, taught, [source], held.t, None)
 
     def _review(self, prediction: Prediction, predicted_at: int) -> Review:
-        reviewers = self.rules.reviewers
-        review = request(prediction, predicted_at, self.rules.window_ms)
-        return review if reviewers is None else review._replace(opinions=reviewers.of)
+        return request(prediction, predicted_at, self.rules.window_ms, self.rules.reviewers)
 
     def _orphaned(self, key: bytes, given: Given) -> Outcome:
         place = self.partition, given.offset
@@ -374,8 +372,10 @@ class Join:
         return Outcome(verdict.event_id, verdict.feedback_id, status, detail, *place, None, None)
 
 
-def request(prediction: Prediction, predicted_at: int, window_ms: int) -> Review:
-    """What a person is asked about a prediction."""
+def request(
+    prediction: Prediction, predicted_at: int, window_ms: int, reviewers: Consensus | None = None
+) -> Review:
+    """What a person is asked about a prediction, or as many as have to be."""
     return Review(
         event_id=prediction.event_id,
         label=prediction.label,
@@ -393,6 +393,7 @@ def request(prediction: Prediction, predicted_at: int, window_ms: int) -> Review
         requested_at=predicted_at,
         deadline=predicted_at + window_ms,
         basis=prediction.basis,
+        opinions=1 if reviewers is None else reviewers.of,
     )
 
 
