@@ -594,6 +594,32 @@ def test_what_says_nothing_since_the_loop_was_changed_does_not_stop_it() -> None
     assert [source.offset for source in example.sources] == [2, 3]
 
 
+def test_what_one_person_taught_before_several_had_to_agree_is_taken_back_and_repaired() -> None:
+    before, after = RULES, replace(TWO, corrections="repair")
+    read = {b"%d" % n: f for n, f in enumerate(said("ann:True", "bob:False", "eve:False"))}
+    read[b"3"] = F(EPOCH, "f3", "retract", None, "ann")
+    verdicts = {value: verdict_of(f) for value, f in read.items()}
+
+    def heard(*places: int) -> Output:
+        entry = joining(before).on_prediction(
+            None, KEY, EPOCH, 0, write_prediction(P(EPOCH)), asked=False
+        )[0]
+        outputs: list[Output] = []
+        for n in places:
+            join = Join(after if n else before, 0, read_prediction, verdicts.__getitem__)
+            value = b"%d" % n
+            entry, told = join.on_feedback(entry, EPOCH, n, value, verdicts[value])
+            outputs += told
+        return outputs[-1]
+
+    agreed, taken_back = heard(0, 1, 2), heard(0, 3)
+    assert isinstance(agreed, Example)
+    assert [each.offset for each in agreed.corrects] == [0]
+    assert [each.offset for each in agreed.sources] == [1, 2]
+    assert isinstance(taken_back, Example)
+    assert [each.offset for each in taken_back.corrects] == [0]
+
+
 # All rules, in every order
 
 times = st.integers(0, 5 * W).map(lambda t: EPOCH + t)
