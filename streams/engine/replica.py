@@ -58,7 +58,8 @@ class Replica:
         self._pending: deque[tuple[int, Message]] = deque()
         self._stored: deque[Message] = deque()  # of snapshots, not looked at yet
         self._awaited: dict[str, int] = {}  # key: the version whose model only the learner makes
-        self._passed: dict[int, int] = {}  # by partition, the end of what was folded or passed by
+        # By partition, the offset of the log's next record here: it moves back with a seek.
+        self._position: dict[int, int] = {}
         self._ahead: dict[str, Snapshot] = {}  # of versions not folded yet, to be compared
         self._next: dict[tuple[str, int], int] = {}  # what the thread has read up to
         self._read_epochs: dict[int, int] = {}
@@ -138,7 +139,7 @@ class Replica:
     def _on_log(self, message: Message) -> None:
         if self._halted:
             return
-        self._passed[message.partition()] = message.offset() + 1
+        self._position[message.partition()] = message.offset() + 1
         kind = control_kind(message.headers())
         if kind is None:
             self._on_example(message)
@@ -228,12 +229,15 @@ class Replica:
         failpoint("replica.taken")
         self._ahead.pop(key, None)
         awaited = self._awaited.pop(key, None)
-        reached = self._folds[key].version if awaited is None else self._passed.get(partition, 0)
-        behind = fold.version < reached
+        position = self._position.get(partition, self._opening.starts.get(partition, 0))
+        reached = position if awaited is not None else min(position, self._folds[key].version)
         self._folds[key] = fold
         self.versions[key] = fold.version
         self._taken += 1
-        if behind:  # what lies between was passed by, or folded into the model just dropped
+        # What lies between was passed by, or folded into the model just dropped.  A seek for another model of the
+        # partition may be under way, to further back: then it comes anyway, and a second seek would leap over it.
+        if fold.version < reached:
+            self._position[partition] = fold.version
             epoch = self._epochs[partition] = self._epochs.get(partition, 0) + 1
             self._seeks.append((partition, fold.version, epoch))
 

@@ -83,9 +83,7 @@ def come(replica: Replica) -> Callable[[range], None]:
 
     def of(numbers: range) -> None:
         for number in numbers:
-            value = CODEC.encoder(Example, "any")(lesson(number))
-            message = Message(topic=Log.examples, partition=0, offset=number, key=b"", value=value)
-            replica._pending.append((0, message))
+            replica._pending.append((0, of_model("", number, lesson(number))))
 
     return of
 
@@ -128,8 +126,7 @@ def test_a_learner_that_was_faster_is_not_waited_for_again(
 ) -> None:
     """Its repaired model is there before the replica meets the record that asks for it."""
     come(range(3))
-    asked = Exclusion("x", EXCLUDE, "", exclusions.written(PLACES), "reviewer=ann", "ada", "", 0)
-    replica._pending.append((0, record(Log.examples, 3, b"", asked, [(KIND, EXCLUDE.encode())])))
+    replica._pending.append((0, taking_out("", 3, 1)))
     log.stored = log.new_fold(scores=False)
     log.stored.version = 4
     for key, stored in sealed(log.stored):
@@ -140,7 +137,43 @@ def test_a_learner_that_was_faster_is_not_waited_for_again(
     assert replica.numbers()["awaited"] == 0
 
 
-PLACES = exclusions.places([("feedback", 0, 1)])
+def test_a_model_that_is_taken_does_not_leap_over_lessons_that_another_of_its_partition_still_needs(
+    replica: Replica, log: Log
+) -> None:
+    """Both of a partition's models wait for the learner; the first one's snapshot is further back than the second's.
+
+    A soak found it: the second seek took the first one's place, and the lessons between never came.
+    """
+    records = [
+        of_model("far", 0, lesson(0, "far")),
+        of_model("near", 1, lesson(1, "near")),
+        taking_out("far", 2, 0),
+        of_model("far", 3, lesson(3, "far")),
+        taking_out("near", 4, 1),
+        of_model("near", 5, lesson(5, "near")),
+    ]
+    replica._pending.extend((0, each) for each in records)
+    assert not replica.fold(1.0)
+    assert replica.numbers()["awaited"] == 2
+    for key, version in (("far", 3), ("near", 5)):
+        log.stored = stored = log.new_fold(scores=False)
+        stored.version = version
+        for name, part in sealed(stored, key):
+            replica._stored.append(record(Log.models, 0, name, part))
+        assert not replica.fold(1.0)
+    sought = {epoch: offset for _, offset, epoch in replica._seeks}
+    newest = max(sought)
+    replica._pending.extend((newest, each) for each in records[sought[newest] :])
+    assert not replica.fold(1.0)
+    assert replica.versions == {"far": 4, "near": 6}
+    assert replica.serving("far").learned == 1
+
+
+def taking_out(key: str, at: int, offset: int) -> Message:
+    """The control record at an offset that takes a model's lesson out."""
+    out = exclusions.written(exclusions.places([("feedback", 0, offset)]))
+    told = Exclusion("x", EXCLUDE, key, out, "reviewer=ann", "ada", "", 0)
+    return record(Log.examples, at, key.encode(), told, [(KIND, EXCLUDE.encode())])
 
 
 def record(
@@ -156,10 +189,16 @@ def record(
     return Message(**at, key=key, value=data, headers=list(headers))
 
 
-def sealed(fold: Fold) -> list[tuple[bytes, Snapshot | Chunk]]:
+def of_model(key: str, offset: int, example: Example) -> Message:
+    """A lesson of a model key, as the reading thread gets it."""
+    value = CODEC.encoder(Example, "any")(example)
+    return Message(topic=Log.examples, partition=0, offset=offset, key=key.encode(), value=value)
+
+
+def sealed(fold: Fold, key: str = "") -> list[tuple[bytes, Snapshot | Chunk]]:
     """A snapshot, as its records."""
     told = Snapshot(
-        *("s", "loop", "", fold.version, "d", 0, 0, "t", 0, 0, 0, b"", 0, {}, []),
+        *(f"s{key}", "loop", key, fold.version, "d", 0, 0, "t", 0, 0, 0, b"", 0, {}, []),
         parent=None,
         river="",
         created_at=0,
