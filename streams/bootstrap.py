@@ -761,5 +761,6 @@ def audit(
         unusable=opening.unusable(),
         replays=mine.replays,
         rounds_alike=not any(map(rounds_otherwise, opening.snapshots.manifests.values())),
+        known_ms=parts.rules.known_ms,
     )
     return recount(subject, settled=settled, progress=progress)

@@ -236,6 +236,19 @@ def test_what_crashes_write_again_is_ok(recount: Recount) -> None:
     assert (report.counts["predictions_again"], report.counts["examples_again"]) == (1, 1)
 
 
+def test_an_id_that_comes_again_after_it_was_forgotten_is_that_of_another_feedback(
+    recount: Recount,
+) -> None:
+    """Two outcomes of one id are too many, unless the joiner could not know any more that there was one."""
+    world = green()
+    world.feedback.append(world.feedback[1])
+    world.outcomes.append(Outcome("e-1", "f-1", "orphaned", None, 0, 6, None, None))
+    assert recount(world, known_ms=-1).ok
+    assert off(recount(world, known_ms=60_000)) == [
+        (1, "feedback with several outcomes", ("f-1: learned and orphaned",))
+    ]
+
+
 def test_an_input_sent_twice_is_answered_by_one_prediction(recount: Recount) -> None:
     world = green()
     world.inputs.append(world.inputs[0])

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.audit.digests import RECENT, Column, Seen, with_several, without
+from streams.audit.digests import RECENT, Column, Seen, far_apart, with_several, without
 
 DIGESTS = st.integers(-(1 << 63), (1 << 63) - 1)
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)))
@@ -43,3 +43,12 @@ def test_those_with_several_values_are_found(pairs: list[tuple[int, int]]) -> No
         {a for a, _ in pairs if len({b for c, b in pairs if c == a}) > 1}
     )
     assert np.array_equal(ids.unique(), sorted({a for a, _ in pairs}))
+
+
+@given(PAIRS, st.integers(0, 9))
+def test_those_with_values_far_apart_are_found(pairs: list[tuple[int, int]], most: int) -> None:
+    found = far_apart(
+        column([a for a, _ in pairs]).all(), column([b for _, b in pairs]).all(), most
+    )
+    values = {a: [b for c, b in pairs if c == a] for a, _ in pairs}
+    assert found.tolist() == sorted(a for a, of in values.items() if max(of) - min(of) > most)

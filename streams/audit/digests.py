@@ -82,3 +82,14 @@ def with_several(ids: Digests, values: Digests) -> Digests:
     order = np.lexsort((values, ids))
     ids, values = ids[order], values[order]
     return np.unique(ids[1:][(ids[1:] == ids[:-1]) & (values[1:] != values[:-1])])
+
+
+def far_apart(ids: Digests, values: Digests, most: float) -> Digests:
+    """The ids that stand beside values of which the least and the greatest are more than so much apart."""
+    order = np.lexsort((values, ids))
+    found, first = np.unique(ids[order], return_index=True)
+    if not len(found):
+        return found
+    least = values[order][first]
+    greatest = values[order][np.append(first[1:], len(ids)) - 1]
+    return without(found[greatest - least > most])

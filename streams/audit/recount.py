@@ -13,7 +13,7 @@ import numpy as np
 from confluent_kafka import Consumer
 from pyroaring import BitMap64
 
-from streams.audit.digests import Column, Seen, holds, with_several, without
+from streams.audit.digests import Column, Seen, far_apart, holds, with_several, without
 from streams.audit.ledger import Ledger
 from streams.audit.naive import Lineage, answer, lineage_of, nearly, said, same, teach
 from streams.audit.report import NAMED, Fields, Finding, Report, Stored, Subject
@@ -121,6 +121,7 @@ class _Audit(Ledger):
         self._samples: dict[str, dict[int, list[Fields]]] = defaultdict(lambda: defaultdict(list))
         self._given = Column()  # ids of feedback
         self._given_at = np.empty(0, np.int64)  # each id with its place
+        self._forgotten = np.empty(0, np.int64)  # ids that came again after they were forgotten
         self._outcomes, self._sources = _Outcomes(), _Sources()
         self._lineages: dict[int, Lineage] = {}
         self._defined: set[int] = set()
@@ -246,7 +247,7 @@ class _Audit(Ledger):
         self._counts["learned"] = len(np.unique(rows.feedback.all()[rows.learned]))
 
     def _read_feedback(self) -> None:
-        given_at = Column()
+        given_at, given_ms = Column(), Column()
         for message, _, feedback in self._records("feedback"):
             where, feedback_id = place(message), feedback["feedback_id"]
             is_told_of = self._is_told_of(message.timestamp()[1], "outcomes", "dead-letters")
@@ -254,7 +255,9 @@ class _Audit(Ledger):
                 self._dead_feedback.add(hash(feedback_id))
             self._given.add(hash(feedback_id))
             given_at.add(hash((feedback_id, where)))
+            given_ms.add(message.timestamp()[1])
         self._given_at = given_at.unique()
+        self._forgotten = far_apart(self._given.all(), given_ms.all(), self._subject.known_ms)
         self._counts["feedback"] = len(self._given.unique())
 
     def _compare_feedback(self) -> None:
@@ -262,7 +265,8 @@ class _Audit(Ledger):
         of = rows.feedback.all()
         told, status = of[~rows.duplicate], rows.status.all()[~rows.duplicate]
         what = "feedback with several outcomes"
-        self._accuse_all(1, what, with_several(told, status), self._named_with_statuses)
+        several = without(with_several(told, status), self._forgotten)
+        self._accuse_all(1, what, several, self._named_with_statuses)
         missing = without(given, told, self._dead_feedback.all())
         what = "feedback without an outcome or a dead letter"
         self._miss_all(1, what, missing, self._named("feedback"))
@@ -501,6 +505,11 @@ class _Audit(Ledger):
     def _note_what_was_compared(self) -> None:
         """Sees that the models were looked at: an audit that has left them out must not say that all is well."""
         self._counts["models"] = len(self._compared)
+        if len(self._forgotten):
+            self._notes.append(
+                f"{len(self._forgotten)} ids of feedback came again after they were forgotten (twice the window, and early, "
+                "after they were last new): such a copy is judged as another feedback"
+            )
         if self._left_out:
             self._notes.append(
                 f"{self._left_out} sampled predictions between exclusions were not made again: the log would have to be "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 Fields: TypeAlias = Mapping[str, Any]
@@ -122,6 +123,7 @@ class Subject:
         unusable: By model key, why its stored model cannot be used.
         replays: Whether folding the log gives the stored model, to the last bit.
         rounds_alike: Whether this machine rounds as those that stored models; if not, the last bits tell nothing.
+        known_ms: For so long after a feedback its id is known; a copy that comes later is another feedback.
     """
 
     kafka: Mapping[str, Any]
@@ -134,3 +136,4 @@ class Subject:
     unusable: Mapping[str, str] = field(default_factory=dict)
     replays: bool = True
     rounds_alike: bool = True
+    known_ms: float = inf

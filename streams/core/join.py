@@ -190,7 +190,7 @@ class Join:
             if given.value is not None and now > given.t + rules.early_ms:
                 outputs.append(self._orphaned(key, given))
                 given = given._replace(value=None)
-            if now <= given.t + 2 * rules.window_ms + rules.early_ms:
+            if now <= given.t + rules.known_ms:
                 feedback.append(given)
         if not (predictions or feedback):
             return Step(None, outputs)
@@ -203,7 +203,7 @@ class Join:
             held.t + (2 * window if held.value is None else window) for held in entry.predictions
         ]
         times += [
-            given.t + (2 * window + early if given.value is None else early)
+            given.t + (self.rules.known_ms if given.value is None else early)
             for given in entry.feedback
         ]
         return min(times)
@@ -215,9 +215,9 @@ class Join:
         return held.t + 2 * self.rules.window_ms
 
     def _is_duplicate(self, feedback: tuple[Given, ...], t: int, feedback_id: str) -> bool:
-        kept_ms = 2 * self.rules.window_ms + self.rules.early_ms
+        known_ms = self.rules.known_ms
         return any(
-            given.feedback_id == feedback_id and t - given.t <= kept_ms for given in feedback
+            given.feedback_id == feedback_id and t - given.t <= known_ms for given in feedback
         )
 
     def _settle(

@@ -94,13 +94,12 @@ def _heard(
     rules: Rules, prediction: Prediction, predicted_at: int, said: Sequence[Said]
 ) -> dict[int, tuple[Feedback, Lesson | TakenBack | Settled]]:
     """By place, the verdicts that are carried out, and what they teach."""
-    kept_ms = 2 * rules.window_ms + rules.early_ms
     first, last = predicted_at - rules.early_ms, predicted_at + rules.window_ms
     came: dict[str, int] = {}
     heard = {}
     for place, (t, verdict) in enumerate(said):
         before = came.get(verdict.feedback_id)
-        if before is not None and t - before <= kept_ms:
+        if before is not None and t - before <= rules.known_ms:
             continue
         came[verdict.feedback_id] = t
         if first <= t <= last:

@@ -56,6 +56,11 @@ class Rules:
     unanswered: Label | None = None
 
     @cached_property
+    def known_ms(self) -> int:
+        """For so long after a feedback its id is known: another with it is a duplicate, and a later one a new feedback."""
+        return 2 * self.window_ms + self.early_ms
+
+    @cached_property
     def known(self) -> frozenset[tuple[type, Label]]:
         """The classes with their types: True, 1 and 1.0 are equal, and three different labels."""
         return frozenset((type(label), label) for label in self.classes)
