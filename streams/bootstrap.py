@@ -224,6 +224,7 @@ class Parts:
             weights=loop.weights,
             corrections=loop.corrections,
             unanswered=loop.unanswered,
+            reviewers=loop.reviewers,
         )
 
     def new_fold(self, scores: Scores | None) -> Fold:
@@ -730,6 +731,11 @@ def input_check(loop: Loop) -> Callable[[Input], Input]:
     return lambda event: read(None, encode(event))
 
 
+def _longest_wait_ms(loop: Loop) -> int:
+    """How long a feedback may wait for others to agree, with what the joiner's steps of time and clocks add."""
+    return loop.early_ms + loop.window_ms + loop.window_ms // 128 + 60_000
+
+
 def audit(
     loop: Loop,
     settings: Settings,
@@ -762,5 +768,6 @@ def audit(
         replays=mine.replays,
         rounds_alike=not any(map(rounds_otherwise, opening.snapshots.manifests.values())),
         known_ms=parts.rules.known_ms,
+        waits_ms=None if loop.reviewers is None else _longest_wait_ms(loop),
     )
     return recount(subject, settled=settled, progress=progress)

@@ -88,6 +88,7 @@ class Verdict(TypedDict, total=False):
     comment: str | None
     feedback_id: str | None
     seen: Label | None
+    senior: bool
 
 
 class Client:
@@ -174,6 +175,7 @@ class Client:
         comment: str | None = None,
         feedback_id: str | None = None,
         seen: Label | None = None,
+        senior: bool = False,
     ) -> str:
         """Send a verdict on an event, in one of five forms; it is delivered in the background, see ``flush``.
 
@@ -188,6 +190,7 @@ class Client:
             comment: Why, in the reviewer's words.
             feedback_id: Its identity: give the same again to try again, and it is learned once.
             seen: With ``accept``, the answer that the person saw.
+            senior: The word of whom decides where the loop's several reviewers disagree.
 
         Returns:
             The feedback id.
@@ -209,6 +212,7 @@ class Client:
             comment=comment,
             feedback_id=feedback_id,
             seen=seen,
+            senior=senior,
         )
         self._send(feedback)
         self._outputs.poll()
@@ -370,7 +374,9 @@ class Client:
         if duplicate is not None:
             return duplicate
         late = self._late(f"outcome of feedback {feedback_id!r}", "any joiner and learner", timeout)
-        raise TimeoutError(f"{late} A verdict on an event without a prediction waits for one.")
+        raise TimeoutError(
+            f"{late} A verdict on an event without a prediction waits for one; where several people have to agree, it waits for them."
+        )
 
     def wait_served(self, model_version: int, timeout: float = 30.0, model_key: str = "") -> None:
         """Return when every living predictor answers by this version of the model, or a later one.
@@ -535,6 +541,7 @@ def _feedback(
     comment: str | None = None,
     feedback_id: str | None = None,
     seen: Label | None = None,
+    senior: bool = False,
 ) -> Feedback:
     """A verdict that says one thing.
 
@@ -571,6 +578,7 @@ def _feedback(
         reviewer=reviewer,
         comment=comment,
         given_at=int(time() * 1000),
+        senior=senior,
     )
 
 

@@ -21,6 +21,7 @@ from river import base
 
 from streams import demos
 from streams.core import topics
+from streams.core.consensus import Consensus
 from streams.core.errors import ConfigError, Mistake, NotFound
 from streams.core.events import ACCEPT, CORRECT, REJECT, Features, Label
 from streams.core.model import BINARY, MULTICLASS, REGRESSION, is_deaf_to_weights, specimens
@@ -107,6 +108,8 @@ class Loop:
         corrections: What a later verdict on the same event does: it is learned too (``learn-again``), or not
             (``keep-first``), or in place of the earlier ones, as if they had never been given (``repair``).
         partitions: Of the topics that are keyed by event.
+        reviewers: How many people are asked about an event, and how many of them have to say the same, for it to be learned:
+            ``review.Consensus(of=3, agree=2)``.  None: one, and each verdict is learned.
         delivery: ``at-least-once``: after a crash an output may be on its topic twice.  ``transactional``: a reader of
             committed records sees each once, a fraction of a second later.
 
@@ -131,6 +134,7 @@ class Loop:
     corrections: str = LEARN_AGAIN
     partitions: int = 4
     delivery: str = AT_LEAST_ONCE
+    reviewers: Consensus | None = None
 
     def __post_init__(self) -> None:
         if self.task == BINARY and not self.classes:
@@ -164,6 +168,7 @@ def _mistakes(loop: Loop) -> Iterable[Mistake]:
     yield from _mistakes_of_view(loop)
     yield from _mistakes_of_sources(loop)
     yield from _mistakes_of_review(loop)
+    yield from _mistakes_of_reviewers(loop)
     yield from _mistakes_of_times(loop)
     yield from _mistakes_of_unanswered(loop)
     yield from _mistakes_of_model_key(loop)
@@ -300,6 +305,20 @@ def _mistakes_of_review(loop: Loop) -> Iterable[Mistake]:
     else:
         expected = "a policy, such as review.Everything() or review.Audit(0.05)"
         yield Mistake("review", policy, expected)
+
+
+def _mistakes_of_reviewers(loop: Loop) -> Iterable[Mistake]:
+    reviewers: object = loop.reviewers
+    if reviewers is None:
+        return
+    if not isinstance(reviewers, Consensus):
+        yield Mistake("reviewers", reviewers, "review.Consensus(of=3, agree=2), or None")
+        return
+    yield from reviewers.mistakes()
+    if loop.task == REGRESSION:
+        yield Mistake(
+            "reviewers", reviewers, "None, since numbers that people give are hardly ever the same"
+        )
 
 
 def _mistakes_of_view(loop: Loop) -> Iterable[Mistake]:

@@ -172,7 +172,7 @@ def _made(parts: Parts, store: Store) -> Opened:
     board = Board(
         about=About(loop.name, loop.task, tuple(loop.classes), loop.window_ms, loop.view),
         store=store,
-        work=Work(store, decode, parts.settings.desk_lease_s),
+        work=Work(store, decode, parts.settings.desk_lease_s, several=rules.reviewers is not None),
         outbox=outbox,
         reads=Reads(store, decode, loop.window_ms),
         pulse=pulse,

@@ -682,7 +682,7 @@ def feedback(
             message = (
                 f"feedback {feedback_id} was sent, and nothing became of it within {wait_s:g} s: see with "
                 f"`counterpoint status` whether joiner and learner run, and with `counterpoint tail` whether event "
-                f"{event_id!r} has a prediction, without which it waits"
+                f"{event_id!r} has a prediction, without which it waits, as it does for others where several people have to agree"
             )
             raise Unavailable(message) from error
     return {

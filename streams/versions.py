@@ -181,7 +181,7 @@ def review_again(loop: Loop, settings: Settings, found: Iterable[Affected]) -> i
     encode = parts.codec.encoder(Review, topic)
     for each in found:
         if each.is_open:
-            asked = request(each.prediction, each.predicted_at, loop.window_ms)
+            asked = request(each.prediction, each.predicted_at, loop.window_ms, loop.reviewers)
             parts.outputs.send(topic, encode(asked), asked.event_id.encode())
             count += 1
     parts.outputs.flush()

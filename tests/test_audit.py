@@ -295,6 +295,51 @@ def test_feedback_that_was_sent_on_to_its_own_partition_has_one_outcome(recount:
     assert told(recount(world)) == ""
 
 
+def consensus() -> World:
+    """As ``green``, with an event that two people agreed on, one was outvoted, and a senior was asked."""
+    world = green()
+    world.feedback += [Feedback(f"f-{n}", "e-1", "correct", n != 7) for n in (6, 7, 8)]
+    sources = [example_of(n, n).sources[0] for n in (6, 8)]
+    example = example_of(1, 6)._replace(sources=sources)
+    world.examples.append(example)
+    version = len(world.examples)
+    for n in (6, 8):
+        world.outcomes.append(learned(n, version)._replace(event_id="e-1"))
+    world.outcomes.append(Outcome("e-1", "f-7", "outvoted", None, 0, 7, None, None))
+    world.reviews.append(review(1)._replace(senior=True, reason="those who were asked disagree"))
+    world.store()
+    return world
+
+
+def test_an_example_of_several_is_learned_once_by_each_and_a_senior_is_asked_beside_the_others(
+    recount: Recount,
+) -> None:
+    report = recount(consensus(), waits_ms=60_000)
+    assert told(report) == ""
+    assert (report.counts["reviews"], report.counts["outcomes"]) == (7, 9)
+
+
+def test_an_event_that_a_senior_was_asked_about_twice_is_named(recount: Recount) -> None:
+    world = consensus()
+    world.reviews.append(review(1, 1)._replace(senior=True))
+    assert off(recount(world)) == [(1, "events that were reviewed twice", ("e-1",))]
+
+
+def test_a_verdict_waits_for_others_to_agree_as_long_as_the_loop_lets_it(recount: Recount) -> None:
+    world = green()
+    world.feedback.append(Feedback("f-waits", "e-0", "correct", True))
+    report = recount(world, waits_ms=3_600_000)
+    assert told(report) == ""
+    assert report.counts["waiting"] == 1
+
+
+def test_a_verdict_that_waits_for_too_long_is_lost(recount: Recount) -> None:
+    world = green()
+    world.feedback.append(Feedback("f-lost", "e-0", "correct", True))
+    what = "feedback without an outcome or a dead letter"
+    assert off(recount(world, waits_ms=-3_600_000)) == [(1, what, ("f-lost",))]
+
+
 def test_what_retention_has_deleted_is_not_missed(recount: Recount) -> None:
     """The first half of inputs, feedback and predictions is gone: nobody is accused of what that held."""
 

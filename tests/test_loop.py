@@ -316,6 +316,25 @@ def test_other_corrections_and_deliveries_are_told() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("reviewers", "name"),
+    [
+        (3, "reviewers"),
+        (review.Consensus, "reviewers"),
+        (review.Consensus(of=3, agree=4), "reviewers.agree"),
+        (review.Consensus(of=1, agree=1), "reviewers.of"),
+    ],
+)
+def test_what_is_no_consensus_of_reviewers_is_told(reviewers: object, name: str) -> None:
+    assert [mistake.name for mistake in mistakes(reviewers=reviewers)] == [name]
+    assert loop(reviewers=review.Consensus(of=3, agree=2)).reviewers is not None
+
+
+def test_numbers_are_no_matter_of_consensus() -> None:
+    found = mistakes(numbers, reviewers=review.Consensus(of=3, agree=2))
+    assert [mistake.name for mistake in found] == ["reviewers"]
+
+
 @pytest.mark.parametrize("partitions", [0, -1, True, 4.0, "4", 10_001])
 def test_there_is_a_partition_at_least(partitions: object) -> None:
     assert [mistake.name for mistake in mistakes(partitions=partitions)] == ["partitions"]

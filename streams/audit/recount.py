@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
+from time import time
 from typing import Any
 from zlib import crc32
 
@@ -120,6 +121,8 @@ class _Audit(Ledger):
         self._predicted = Column()
         self._samples: dict[str, dict[int, list[Fields]]] = defaultdict(lambda: defaultdict(list))
         self._given = Column()  # ids of feedback
+        self._waiting = Column()  # of these, such as may wait for others to agree
+        self._waits_since = inf if subject.waits_ms is None else time() * 1000 - subject.waits_ms
         self._given_at = np.empty(0, np.int64)  # each id with its place
         self._forgotten = np.empty(0, np.int64)  # ids that came again after they were forgotten
         self._outcomes, self._sources = _Outcomes(), _Sources()
@@ -165,10 +168,12 @@ class _Audit(Ledger):
                     self._dead_feedback.add(hash(feedback_id))
 
     def _read_reviews(self) -> None:
-        """One written again is the same; another is one too many, unless the id is used again much later."""
+        """One written again is the same; another is one too many, unless it is for a senior, who is asked beside the
+        others, or the id is used again much later.
+        """
         events, asked, kept_ms, content = Column(), Column(), Column(), Column()
         for message, _, review in self._records("reviews"):
-            events.add(hash(review["event_id"]))
+            events.add(_asked_of(review))
             asked.add(review["requested_at"])
             kept_ms.add(2 * (review["deadline"] - review["requested_at"]))
             content.add(hash(message.value()))
@@ -180,7 +185,12 @@ class _Audit(Ledger):
         self._counts["reviews"] = len(events) - self._counts["reviews_again"]
         twice = np.unique(of[1:][is_soon & ~is_same])
         what = "events that were reviewed twice"
-        self._accuse_all(1, what, twice, self._named("reviews", "event_id"))
+        self._accuse_all(1, what, twice, self._named_reviews)
+
+    def _named_reviews(self, wanted: set[int]) -> Iterator[str]:
+        for _, _, review in self._records("reviews", "offenders"):
+            if _asked_of(review) in wanted:
+                yield review["event_id"]
 
     def _read_predictions(self) -> None:
         count = 0
@@ -253,6 +263,8 @@ class _Audit(Ledger):
             is_told_of = self._is_told_of(message.timestamp()[1], "outcomes", "dead-letters")
             if hash(where) in self._dead_places or not is_told_of:
                 self._dead_feedback.add(hash(feedback_id))
+            if message.timestamp()[1] >= self._waits_since:
+                self._waiting.add(hash(feedback_id))
             self._given.add(hash(feedback_id))
             given_at.add(hash((feedback_id, where)))
             given_ms.add(message.timestamp()[1])
@@ -268,6 +280,9 @@ class _Audit(Ledger):
         several = without(with_several(told, status), self._forgotten)
         self._accuse_all(1, what, several, self._named_with_statuses)
         missing = without(given, told, self._dead_feedback.all())
+        found = len(missing)
+        missing = without(missing, self._waiting.all())
+        self._counts["waiting"] += found - len(missing)
         what = "feedback without an outcome or a dead letter"
         self._miss_all(1, what, missing, self._named("feedback"))
         ghosts = without(of[rows.kept.all() == 1], given)
@@ -525,6 +540,11 @@ class _Audit(Ledger):
                 "this machine rounds otherwise than one that stored models (another CPU or image): answers are compared "
                 "to six digits, and not to the last bit"
             )
+
+
+def _asked_of(review: Fields) -> int:
+    """The event that is asked about, and whether a senior is; a record of an older release is for everybody."""
+    return hash((review["event_id"], review.get("senior", False)))
 
 
 def _comparable_after(lineage: Lineage) -> float:

@@ -124,6 +124,7 @@ class Subject:
         replays: Whether folding the log gives the stored model, to the last bit.
         rounds_alike: Whether this machine rounds as those that stored models; if not, the last bits tell nothing.
         known_ms: For so long after a feedback its id is known; a copy that comes later is another feedback.
+        waits_ms: For so long a feedback may wait for others to agree, though nothing is under way; None: none does.
     """
 
     kafka: Mapping[str, Any]
@@ -137,3 +138,4 @@ class Subject:
     replays: bool = True
     rounds_alike: bool = True
     known_ms: float = inf
+    waits_ms: int | None = None

@@ -23,6 +23,7 @@ VERDICTS = (ACCEPT, CORRECT, REJECT, ABSTAIN, RETRACT)
 LEARNED, RETRACTED = "learned", "retracted"
 ABSTAINED, NOTED, DUPLICATE = "abstained", "noted", "duplicate"
 SUPERSEDED, EXPIRED, ORPHANED = "superseded", "expired", "orphaned"
+OUTVOTED, NO_CONSENSUS = "outvoted", "no-consensus"
 
 FRESH, REFOLD, CONTINUE = "fresh", "refold", "continue"
 EXCLUDE, INCLUDE = "exclude", "include"
@@ -80,7 +81,10 @@ class Prediction(NamedTuple):
 
 
 class Review(NamedTuple):
-    """A request for a person's verdict on the first prediction of an event."""
+    """A request for a person's verdict on the first prediction of an event.
+
+    It is for as many people as ``opinions`` tells; or, where those disagree, for one ``senior``.
+    """
 
     event_id: str
     label: Label | None
@@ -98,10 +102,12 @@ class Review(NamedTuple):
     requested_at: int
     deadline: int
     basis: Basis | None = None
+    opinions: int = 1
+    senior: bool = False
 
 
 class Feedback(NamedTuple):
-    """A verdict on an event: of a person, or of a label topic."""
+    """A verdict on an event: of a person, or of a label topic; a ``senior``'s decides where others disagree."""
 
     feedback_id: str
     event_id: str
@@ -113,6 +119,7 @@ class Feedback(NamedTuple):
     origin: str | None = None
     comment: str | None = None
     given_at: int | None = None
+    senior: bool = False
 
 
 class Source(NamedTuple):

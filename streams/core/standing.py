@@ -3,6 +3,9 @@
 It follows ``join``: what came too early or too late, came before under its id, or says nothing that the loop knows
 counts for nothing, and of two lessons that one stands which the loop's ``corrections`` would have learned.  Unlike
 there, an answer that teaches nothing stands too, such as a skip, as long as no lesson does: a person has looked.
+
+Where several people have to agree, it follows ``consensus``: what they agreed on stands, with the verdict that decided it.
+Until then nothing does, and the event is for those who have not looked yet; or for a senior, once they disagree.
 """
 
 from __future__ import annotations
@@ -10,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from streams.core import consensus
+from streams.core.consensus import KEEP_FIRST, REPAIR, Consensus, Word
 from streams.core.errors import BadRecord
 from streams.core.events import Feedback, Label, Prediction
 from streams.core.verdicts import (
-    KEEP_FIRST,
-    REPAIR,
     Lesson,
     Rules,
     Settled,
@@ -38,11 +41,15 @@ class Standing(NamedTuple):
         place: Of the verdict that stands, its place among those that were given; None if none does.
         truth: The label that it teaches; None if it teaches none.
         opinions: By place, the label of those verdicts that are the last word of their author.
+        heard: Where several have to agree, the places of the verdicts whose authors have looked and are not to be asked again.
+        senior: Whether a senior is to be asked.
     """
 
     place: int | None
     truth: Label | None
     opinions: Mapping[int, Label]
+    heard: frozenset[int] = frozenset()
+    senior: bool = False
 
 
 class _Opinion(NamedTuple):
@@ -60,11 +67,13 @@ def standing(
     >>> seen = Prediction("e", True, {}, None, {}, None, None, "", 0, "review", "all", 1.0)
     >>> ann = Said(1, Feedback("1", "e", "accept", reviewer="ann"))
     >>> bob = Said(2, Feedback("2", "e", "reject", reviewer="bob"))
-    >>> standing(rules, seen, 0, [ann, bob])
-    Standing(place=1, truth=False, opinions={0: True, 1: False})
-    >>> standing(rules, seen, 0, [ann, bob, Said(3, Feedback("3", "e", "retract", reviewer="bob"))])
-    Standing(place=0, truth=True, opinions={0: True})
+    >>> standing(rules, seen, 0, [ann, bob])[:3]
+    (1, False, {0: True, 1: False})
+    >>> standing(rules, seen, 0, [ann, bob, Said(3, Feedback("3", "e", "retract", reviewer="bob"))])[:3]
+    (0, True, {0: True})
     """
+    if rules.reviewers is not None:
+        return _agreed(rules, rules.reviewers, _heard(rules, prediction, predicted_at, said))
     stands: list[_Opinion] = []
     last: dict[str, _Opinion] = {}
     for place, (verdict, taught) in _heard(rules, prediction, predicted_at, said).items():
@@ -87,6 +96,37 @@ def standing(
         place=None if found is None else found.place,
         truth=None if found is None else found.label,
         opinions={each.place: each.label for each in last.values() if each.label is not None},
+    )
+
+
+def _agreed(
+    rules: Rules,
+    reviewers: Consensus,
+    heard: Mapping[int, tuple[Feedback, Lesson | TakenBack | Settled]],
+) -> Standing:
+    """What several people's verdicts come to."""
+    panel, last = consensus.NOBODY, dict[str, _Opinion]()
+    for place, (verdict, taught) in heard.items():
+        who = author(verdict)
+        if isinstance(taught, TakenBack):
+            panel = consensus.take_back(panel, who).panel
+            last.pop(who, None)
+            continue
+        label = taught.label if isinstance(taught, Lesson) else None
+        last[who] = _Opinion(place, who, label)
+        if label is not None:
+            word = Word(place, who, label, verdict.senior)
+            panel = consensus.hear(reviewers, rules.corrections, panel, word).panel
+    decided = panel.decided
+    said = {word.author for word in panel.words}
+    return Standing(
+        place=decided[0].decision if decided else None,
+        truth=decided[0].label if decided else None,
+        opinions={each.place: each.label for each in last.values() if each.label is not None},
+        heard=frozenset(
+            each.place for each in last.values() if each.label is None or each.author in said
+        ),
+        senior=panel.disagree,
     )
 
 

@@ -19,12 +19,12 @@ from math import isfinite
 from typing import NamedTuple
 
 from streams.core import events
+from streams.core.consensus import LEARN_AGAIN, Consensus
 from streams.core.errors import BadRecord
 from streams.core.events import ABSTAINED, NOTED, VERDICTS, Feedback, Label, Prediction
 
 BINARY, REGRESSION = "binary", "regression"
 UNANSWERED = "unanswered"
-LEARN_AGAIN, KEEP_FIRST, REPAIR = "learn-again", "keep-first", "repair"
 
 NOTHING_TO_TAKE_BACK = "noted; nothing that {author} said about this event stands and was learned"
 NO_OTHER = (
@@ -45,6 +45,7 @@ class Rules:
         corrections: Whether a later verdict on an event is learned too (``learn-again``), not (``keep-first``), or in
             place of the earlier ones, which are taken out of what was learned (``repair``).
         unanswered: The label of an event without a verdict within the window; None: such an event teaches nothing.
+        reviewers: How many people's verdicts make a lesson; None: each verdict makes one.
     """
 
     task: str
@@ -54,6 +55,7 @@ class Rules:
     weights: Mapping[str, float] = field(default_factory=dict)
     corrections: str = LEARN_AGAIN
     unanswered: Label | None = None
+    reviewers: Consensus | None = None
 
     @cached_property
     def known_ms(self) -> int:

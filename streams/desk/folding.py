@@ -35,15 +35,18 @@ from streams.core.events import (
     Review,
     Score,
 )
-from streams.core.standing import Said, standing
+from streams.core.standing import Said, Standing, standing
 from streams.core.verdicts import Rules
 from streams.desk import rows
 from streams.desk.tables import (
     ANSWERED,
+    DISPUTED,
     EXPIRED,
+    UNANSWERED,
     WAITING,
     bodies,
     dead_letters,
+    looked,
     outcomes,
     positions,
     predictions,
@@ -263,12 +266,14 @@ class Folding:
         settled: list[rows.Fields] = []
         states: list[rows.Fields] = []
         teach: list[rows.Fields] = []
+        look: list[rows.Fields] = []
         for event_id, found in said.items():
             given = [Said(row.at, self._decode(row.value)) for row in found]
             opinions: dict[int, Label] = {}
             if event_id in asked:
                 stands = standing(self._rules, *asked[event_id], given)
-                states.append({"of": event_id, "is": WAITING if stands.place is None else ANSWERED})
+                states.append({"of": event_id, "is": _state(stands)})
+                look += _looks(event_id, stands, given)
                 opinions |= stands.opinions
             if event_id in shown:
                 stands = standing(self._rules, *shown[event_id], given)
@@ -282,6 +287,10 @@ class Folding:
         for change, made in ((_SETTLE, settled), (_STATE, states), (_TEACH, teach)):
             if made:
                 connection.execute(change, made)
+        if self._rules.reviewers is not None:
+            for ids in _chunks(sorted(asked)):
+                connection.execute(delete(looked).where(looked.c.event_id.in_(ids)))
+            self._new(connection, looked, look)
 
     def _said(self, connection: Connection, touched: set[str]) -> dict[str, list[Any]]:
         """The verdicts on these events, in their order."""
@@ -308,7 +317,7 @@ class Folding:
         """By the broker's clock, as far as it was read: so a rebuild comes to the same."""
         connection.execute(
             update(reviews)
-            .where(reviews.c.state == WAITING, reviews.c.deadline < self._clock)
+            .where(reviews.c.state.in_(UNANSWERED), reviews.c.deadline < self._clock)
             .values(state=EXPIRED)
         )
 
@@ -321,6 +330,21 @@ class Folding:
                 ids = select(p.event_id).where(gone)
                 connection.execute(delete(bodies).where(bodies.c.event_id.in_(ids)))
                 connection.execute(delete(predictions).where(gone))
+
+
+def _state(stands: Standing) -> str:
+    if stands.place is not None:
+        return ANSWERED
+    return DISPUTED if stands.senior else WAITING
+
+
+def _looks(event_id: str, stands: Standing, given: Sequence[Said]) -> list[rows.Fields]:
+    """Who is not to be asked about the event again."""
+    names = {given[place].verdict.reviewer for place in stands.heard}
+    return [
+        {"event_id": event_id, "reviewer": rows.storable(name)}
+        for name in sorted(name for name in names if name is not None)
+    ]
 
 
 def _settled(event_id: str, row: Any, truth: Label | None) -> rows.Fields:

@@ -145,7 +145,18 @@ class Outbox:
         _check_lease(connection, feedback, lease, now)
         predicted_at = self._check_lesson(connection, feedback, now)
         # One about a prediction of the same event that was forgotten by then came before that moment.
-        _check_said(connection, feedback, predicted_at - self._rules.window_ms)
+        since = predicted_at - self._rules.window_ms
+        still_asked = {"of": feedback.event_id, "who": feedback.reviewer, "now": now}
+        is_asked = self._rules.reviewers is not None and (
+            feedback.verdict != RETRACT
+            and connection.execute(queries.STILL_ASKED, still_asked).first() is not None
+        )
+        if not is_asked:
+            _check_said(connection, feedback, since)
+        if self._rules.reviewers is not None:
+            who = {"who": feedback.reviewer}
+            is_senior = connection.execute(queries.IS_SENIOR, who).first() is not None
+            feedback = feedback._replace(senior=is_senior)
         takes_back = feedback.verdict == RETRACT
         event = {"of": feedback.event_id, "who": feedback.reviewer}
         if takes_back:
@@ -235,7 +246,8 @@ def _feedback(reviewer: str, verdict: Verdict, now: int) -> Feedback:
 def _again(known: Any, feedback: Feedback) -> Confirmed:
     """The same verdict a second time, which changes nothing; Conflict if it is another one."""
     before = Feedback(**json.loads(known.said))
-    if before._replace(given_at=None) != feedback._replace(given_at=None):
+    # Who was no senior then may be one now.
+    if before._replace(given_at=None, senior=False) != feedback._replace(given_at=None):
         message = f"feedback id {feedback.feedback_id!r} belongs to another verdict: make a new one"
         raise Conflict(message)
     return Confirmed(

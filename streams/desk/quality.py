@@ -19,7 +19,15 @@ from streams.core.estimates import Estimate, alpha, share, weighted_share
 from streams.core.events import LEARNED, REJECT, REVIEW, Label
 from streams.desk.rows import label_of
 from streams.desk.store import Store
-from streams.desk.tables import EXPIRED, WAITING, outcomes, predictions, reviews, scores, verdicts
+from streams.desk.tables import (
+    EXPIRED,
+    UNANSWERED,
+    outcomes,
+    predictions,
+    reviews,
+    scores,
+    verdicts,
+)
 
 COUNTED, POINTS, BINS = 20_000, 300, 10
 AGES_S = ((60, "1 min"), (600, "10 min"), (3_600, "1 h"), (86_400, "1 day"))
@@ -160,7 +168,8 @@ def _asked(connection: Connection) -> tuple[int, int, int]:
     by_state = select(reviews.c.state, func.count()).group_by(reviews.c.state)
     counts = {row[0]: row[1] for row in connection.execute(by_state)}
     total, expired = sum(counts.values()), counts.get(EXPIRED, 0)
-    return total, total - expired - counts.get(WAITING, 0), expired
+    waiting = sum(counts.get(state, 0) for state in UNANSWERED)
+    return total, total - expired - waiting, expired
 
 
 def _confusion(judged: Sequence[Any]) -> tuple[Cell, ...]:
@@ -242,7 +251,7 @@ def _times(seconds: Iterable[float]) -> Times | None:
 
 
 def _waiting(connection: Connection, now: int) -> tuple[Age, ...]:
-    wait = select(reviews.c.requested_at).where(reviews.c.state == WAITING)
+    wait = select(reviews.c.requested_at).where(reviews.c.state.in_(UNANSWERED))
     counts = dict.fromkeys([*(words for _, words in AGES_S), OLDER], 0)
     for at in connection.execute(wait).scalars():
         age_s = (now - at) / 1000

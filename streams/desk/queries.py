@@ -11,10 +11,12 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Select,
     Text,
     bindparam,
     delete,
     exists,
+    false,
     func,
     insert,
     select,
@@ -23,10 +25,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from streams.core.events import RETRACT
+from streams.desk.accounts import people
+from streams.desk.people import OPERATOR, SENIOR
 from streams.desk.tables import (
+    DISPUTED,
+    UNANSWERED,
     WAITING,
     bodies,
     leases,
+    looked,
     outbox,
     postponed,
     reviews,
@@ -49,13 +56,20 @@ UNDER_WAY = (
 """Of a review, whether there is an answer that the projection does not know yet; what it knows shows in the state."""
 
 
-def _is_open(state: ColumnElement[str]) -> ColumnElement[bool]:
+def is_open(is_unanswered: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Of a review, whether it still is to be answered, where its state says so."""
     # The sum keeps SQLite from taking the index by deadline, and then sorting all that waits.
-    return (state == WAITING) & (reviews.c.deadline + 0 > NOW) & ~UNDER_WAY
+    return is_unanswered & (reviews.c.deadline + 0 > NOW) & ~UNDER_WAY
 
 
-OPEN = _is_open(reviews.c.state)
+OPEN = is_open(reviews.c.state.in_(UNANSWERED))
 """Of a review, whether it still is to be answered."""
+
+_LOOKED = exists().where(looked.c.event_id == reviews.c.event_id, looked.c.reviewer == WHO)
+IS_SENIOR = select(people.c.name).where(people.c.name == WHO, people.c.role.in_((SENIOR, OPERATOR)))
+HAS_LOOKED = select(looked.c.event_id).where(looked.c.event_id == OF, looked.c.reviewer == WHO)
+STILL_ASKED = select(reviews.c.event_id).where(reviews.c.event_id == OF, OPEN, ~_LOOKED)
+"""Where several have to agree, whether somebody is to say what he thinks of an event, be it again."""
 
 RENEW_MINE = (
     update(leases)
@@ -63,23 +77,32 @@ RENEW_MINE = (
     .values(until=THEN)
 )
 MINE = (
-    select(reviews.c.value, leases.c.token)
+    select(reviews.c.value, reviews.c.state, leases.c.token)
     .join_from(leases, reviews, leases.c.event_id == reviews.c.event_id)
     # With nothing added to it, SQLite would look through all that waits for the few leases.
-    .where(_MINE, _is_open(reviews.c.state + ""))
+    .where(_MINE, is_open((reviews.c.state + "").in_(UNANSWERED)))
     .order_by(*_URGENT_FIRST)
 )
 
 _taken = exists().where(leases.c.event_id == reviews.c.event_id, leases.c.until > NOW)
 _put_away = exists().where(postponed.c.event_id == reviews.c.event_id, postponed.c.until > NOW)
-FREE = (
-    select(reviews.c.event_id, reviews.c.value)
-    .where(OPEN, ~_taken, ~_put_away)
-    .order_by(*_URGENT_FIRST)
-    .limit(MANY)
-    .with_for_update(of=reviews, skip_locked=True)  # PostgreSQL; SQLite has one writer
-)
-HOW_MANY = select(func.count()).select_from(reviews).where(reviews.c.state == WAITING)
+
+
+def _free(state: str, is_done: ColumnElement[bool]) -> Select[Any]:
+    return (
+        select(reviews.c.event_id, reviews.c.value, reviews.c.state)
+        .where(is_open(reviews.c.state == state), ~_taken, ~_put_away, ~is_done)
+        .order_by(*_URGENT_FIRST)
+        .limit(MANY)
+        .with_for_update(of=reviews, skip_locked=True)  # PostgreSQL; SQLite has one writer
+    )
+
+
+FREE = _free(WAITING, false())
+FREE_TO_ME = _free(WAITING, _LOOKED)
+"""Where several have to agree: what somebody has not looked at yet."""
+FREE_TO_SENIORS = _free(DISPUTED, _LOOKED)
+HOW_MANY = select(func.count()).select_from(reviews).where(reviews.c.state.in_(UNANSWERED))
 
 
 def _grab(dialect: Any) -> Any:

@@ -13,14 +13,26 @@ from typing import Any
 from sqlalchemy import Row, Select, func, or_, select, tuple_
 
 from streams.core.errors import NotFound
-from streams.core.events import DeadLetter, Feedback, Label, Prediction, Review
+from streams.core.events import (
+    EXPIRED,
+    NO_CONSENSUS,
+    ORPHANED,
+    OUTVOTED,
+    SUPERSEDED,
+    DeadLetter,
+    Feedback,
+    Label,
+    Prediction,
+    Review,
+)
 from streams.core.story import Found, Moment, moments
 from streams.core.topics import DEAD_LETTERS, FEEDBACK, OUTCOMES, PREDICTIONS, REVIEWS
 from streams.desk.filters import SURE, UNSURE, Filter, all_rows, filtered, place_after
-from streams.desk.queries import NOW, OPEN
+from streams.desk.queries import NOW, is_open
 from streams.desk.rows import check_text, label_of, outcome_of
 from streams.desk.store import Store
 from streams.desk.tables import (
+    UNANSWERED,
     bodies,
     dead_letters,
     leases,
@@ -31,6 +43,8 @@ from streams.desk.tables import (
 )
 
 PAGE, MOST = 50, 200
+LOST = (ORPHANED, EXPIRED, SUPERSEDED, OUTVOTED, NO_CONSENSUS)
+"""What became of verdicts that taught nothing, though they said something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +138,7 @@ class Letter:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A verdict that taught nothing: orphaned, expired or superseded."""
+    """A verdict that taught nothing: see ``LOST``."""
 
     event_id: str
     feedback_id: str
@@ -196,12 +210,17 @@ class Reads:
             select(r.event_id, r.label, r.priority, r.requested_at, r.deadline)
             .add_columns(leases.c.reviewer)
             .join_from(reviews, leases, held & (leases.c.until > NOW), isouter=True)
-            .where(OPEN)
             .order_by(r.priority.desc(), r.deadline, r.event_id)
             .limit(max(1, min(limit, MOST)))
         )
         with self._store.reading() as connection:
-            rows = connection.execute(query, {"now": now}).all()
+            found = [
+                row
+                for state in UNANSWERED  # one after the other, each in the order of the index
+                for row in connection.execute(query.where(is_open(r.state == state)), {"now": now})
+            ]
+        found.sort(key=lambda row: (-row.priority, row.deadline, row.event_id))
+        rows = found[: max(1, min(limit, MOST))]
         return [Waiting(row[0], label_of(row.label), *row[2:]) for row in rows]
 
     def story(self, event_id: str) -> Story:
@@ -267,7 +286,7 @@ class Reads:
         newest = select(dead_letters).order_by(dead_letters.c.at.desc()).limit(limit)
         lost = (
             select(outcomes)
-            .where(outcomes.c.status.in_(("orphaned", "expired", "superseded")))
+            .where(outcomes.c.status.in_(LOST))
             .order_by(outcomes.c.at.desc())
             .limit(limit)
         )

@@ -27,6 +27,9 @@ own = MetaData()
 projection = MetaData(schema="projection")
 
 WAITING, ANSWERED, EXPIRED = "waiting", "answered", "expired"
+DISPUTED = "disputed"
+"""Waiting for a senior, since those who were asked disagree."""
+UNANSWERED = (WAITING, DISPUTED)
 SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself in a column of this very type alone."""
 
@@ -89,6 +92,12 @@ reviews = _cached(
     Column("value", LargeBinary, nullable=False),
     Index("reviews_in_order", "state", desc("priority"), "deadline", "event_id"),
     Index("reviews_by_deadline", "state", "deadline"),
+)
+
+looked = _cached(
+    "looked",  # where several have to agree: who is not to be asked again
+    Column("event_id", Text, primary_key=True),
+    Column("reviewer", Text, primary_key=True),
 )
 
 verdicts = _cached(

@@ -9,16 +9,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, Select, delete, select
 
 from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.core.events import Review
+from streams.core.join import DISAGREE
 from streams.desk import queries
 from streams.desk.rows import check_text
 from streams.desk.store import Store
-from streams.desk.tables import ANSWERED, EXPIRED, leases, postponed
+from streams.desk.tables import ANSWERED, DISPUTED, EXPIRED, leases, postponed
 
 LEASE_S = 300.0
 MOST = 20
@@ -27,6 +28,10 @@ POSTPONE_MOST_S = 30 * 86_400.0
 TRIES = 20
 COUNTED_MS = 1_000
 GONE = "the lease on event {event_id!r} is not yours any more: it ended, or was given back; ask for the next item"
+
+
+_Asked: TypeAlias = tuple[bytes, str]
+"""The bytes of a review, and its state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +67,19 @@ class Work:
     Args:
         decode: The record of its stored bytes.
         lease_s: How long an item is held unless the lease is renewed.
+        several: Whether several people have to agree: then an item is for each of them once, and what they do not agree
+            on for a senior.
     """
 
     def __init__(
-        self, store: Store, decode: Callable[[bytes], Any], lease_s: float = LEASE_S
+        self,
+        store: Store,
+        decode: Callable[[bytes], Any],
+        lease_s: float = LEASE_S,
+        *,
+        several: bool = False,
     ) -> None:
-        self._store, self._decode = store, decode
+        self._store, self._decode, self._several = store, decode, several
         self._lease_ms = int(lease_s * 1000)
         self._counted = (0, -COUNTED_MS)
 
@@ -81,28 +93,39 @@ class Work:
         held, waiting = self._store.write(
             lambda connection: self._next(connection, reviewer, now, count)
         )
-        return [Item(self._decode(value), token, until, waiting) for value, token in held]
+        return [Item(self._asked(*asked), token, until, waiting) for asked, token in held]
 
     def _next(
         self, connection: Connection, reviewer: str, now: int, count: int
-    ) -> tuple[list[tuple[bytes, str]], int]:
-        """Bytes and leases of the items, and how many wait."""
+    ) -> tuple[list[tuple[_Asked, str]], int]:
+        """What is asked with the items, their leases, and how many wait."""
         mine = {"who": reviewer, "now": now, "then": now + self._lease_ms}
-        held: list[tuple[bytes, str]] = []
+        held: list[tuple[_Asked, str]] = []
         if connection.execute(queries.RENEW_MINE, mine).rowcount:
-            held = [(value, token) for value, token in connection.execute(queries.MINE, mine)]
-        for _ in range(TRIES):
-            missing = {"now": now, "many": count - len(held)}
-            if missing["many"] <= 0:
-                break
-            free = connection.execute(queries.FREE, missing).all()
-            for event_id, value in free:
-                token = self._grab(connection, event_id, reviewer, now)
-                if token is not None and not self._was_answered(connection, event_id, token):
-                    held.append((value, token))
-            if not free:
-                break  # else another was faster with some of them: there may be more
+            found = connection.execute(queries.MINE, mine)
+            held = [((value, state), token) for value, state, token in found]
+        for query in self._free(connection, reviewer):
+            for _ in range(TRIES):
+                many = count - len(held)
+                if many <= 0:
+                    break
+                missing = {"now": now, "many": many, "who": reviewer}
+                free = connection.execute(query, missing).all()
+                for event_id, value, state in free:
+                    token = self._grab(connection, event_id, reviewer, now)
+                    if token is not None and not self._was_answered(connection, event_id, token):
+                        held.append(((value, state), token))
+                if not free:
+                    break  # else another was faster with some of them: there may be more
         return held[:count], self._waiting(connection, now)
+
+    def _free(self, connection: Connection, reviewer: str) -> list[Select[Any]]:
+        """What asks for the items that a reviewer may have, the first of them first."""
+        if not self._several:
+            return [queries.FREE]
+        if connection.execute(queries.IS_SENIOR, {"who": reviewer}).first() is None:
+            return [queries.FREE_TO_ME]
+        return [queries.FREE_TO_SENIORS, queries.FREE_TO_ME]
 
     def lease(self, reviewer: str, event_id: str, now: int) -> Item:
         """One certain item.
@@ -113,14 +136,14 @@ class Work:
         """
         check_text("event_id", event_id)
         until = now + self._lease_ms
-        value, token, waiting = self._store.write(
+        asked, token, waiting = self._store.write(
             lambda connection: self._lease(connection, reviewer, event_id, now)
         )
-        return Item(self._decode(value), token, until, waiting)
+        return Item(self._asked(*asked), token, until, waiting)
 
     def _lease(
         self, connection: Connection, reviewer: str, event_id: str, now: int
-    ) -> tuple[bytes, str, int]:
+    ) -> tuple[_Asked, str, int]:
         event = {"of": event_id, "now": now}
         # Before it is looked at, so that no answer comes between; what is raised takes it back.
         token = self._grab(connection, event_id, reviewer, now)
@@ -131,6 +154,8 @@ class Work:
         if found.state == ANSWERED or connection.execute(queries.SETTLED, event).first():
             message = f"event {event_id!r} is answered already"
             raise Conflict(message)
+        if self._several:
+            self._check_turn(connection, reviewer, event_id, found.state)
         if found.state == EXPIRED:
             message = f"the deadline of event {event_id!r} has passed: nothing would be learned"
             raise Conflict(message)
@@ -147,7 +172,24 @@ class Work:
             token = str(holder.token)
             renewed = {"lease": token, "then": now + self._lease_ms}
             connection.execute(queries.RENEW, renewed)
-        return found.value, token, self._waiting(connection, now)
+        return (found.value, found.state), token, self._waiting(connection, now)
+
+    def _asked(self, value: bytes, state: str) -> Review:
+        """What is asked, of a senior where the others disagree."""
+        review: Review = self._decode(value)
+        if state != DISPUTED:
+            return review
+        return review._replace(senior=True, opinions=1, reason=DISAGREE)
+
+    def _check_turn(self, connection: Connection, reviewer: str, event_id: str, state: str) -> None:
+        """Refuses an item to who has looked at it already, and one that is for seniors to who is none."""
+        mine = {"who": reviewer, "of": event_id}
+        if connection.execute(queries.HAS_LOOKED, mine).first() is not None:
+            message = f"you have answered event {event_id!r} already: it waits for others"
+            raise Conflict(message)
+        if state == DISPUTED and connection.execute(queries.IS_SENIOR, mine).first() is None:
+            message = f"those who were asked about event {event_id!r} disagree: it is for a senior"
+            raise Conflict(message)
 
     def renew(self, reviewer: str, lease: str, now: int) -> Held:
         """Holds an item for longer; Conflict if it is not held any more."""

@@ -150,7 +150,8 @@ class PartitionJoin:
         """The time of the oldest prediction that waits for a verdict; None if there is none, or it is not found yet.
 
         Each call looks at a bounded number of events.  Who was answered does not wait again, and what comes is due
-        after all that is there: so none is looked at by many calls.
+        after all that is there: so none is looked at by many calls.  (Where several people have to agree, one may wait
+        again: after a skip, or when what was agreed on is taken back.  Its age may be missed.)
         """
         if not self.state.pending:
             return None

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from river import linear_model, naive_bayes, optim, preprocessing, stream, tree
 
-from streams.core.entry import ALONE, Entry, Given, Held, Taught, decode, encode
+from streams.core.consensus import Consensus
+from streams.core.entry import ALONE, Entry, Given, Held, Opinion, Taught, decode, encode
 from streams.core.errors import BadRecord, Conflict
 from streams.core.events import Example, Feedback, Label, Outcome, Prediction, Review
 from streams.core.join import Join, Output, Refused
@@ -43,6 +44,7 @@ class F(NamedTuple):
     verdict: str = "correct"
     label: Label | None = True
     reviewer: str | None = "ann"
+    senior: bool = False
 
 
 def write_prediction(p: P) -> bytes:
@@ -58,7 +60,9 @@ def read_prediction(value: bytes) -> Prediction:
 
 
 def verdict_of(f: F) -> Feedback:
-    return Feedback(f.id, "e", f.verdict, f.label, reviewer=f.reviewer, channel="desk")
+    return Feedback(
+        f.id, "e", f.verdict, f.label, reviewer=f.reviewer, channel="desk", senior=f.senior
+    )
 
 
 def read_feedback(value: bytes) -> Feedback:
@@ -131,14 +135,15 @@ def summary(outputs: Iterable[Output]) -> Counter[tuple[object, ...]]:
 
 def _told(output: Output) -> tuple[object, ...]:
     if isinstance(output, Example):
-        (source,) = output.sources
-        where = source.topic, source.offset
+        ((topic,),) = [{source.topic for source in output.sources}]
+        offsets = [source.offset for source in output.sources]
+        where = topic, offsets[0] if len(offsets) == 1 else tuple(offsets)
         corrects = tuple(each.offset for each in output.corrects)
         return "example", *where, output.label, output.weight, output.predicted_at, corrects
     if isinstance(output, Outcome):
         return output.status, "feedback", output.offset, output.feedback_id
     if isinstance(output, Review):
-        return "review", output.requested_at, output.deadline
+        return "review", output.requested_at, output.deadline, output.opinions, output.senior
     return "refused", output.topic, output.offset
 
 
@@ -153,6 +158,64 @@ def run(
     return summary(reader.finish())
 
 
+class Heard:
+    """What several people's verdicts on a prediction come to, once more and as plainly as can be."""
+
+    def __init__(self, p: P, rules: Rules) -> None:
+        self.p, self.rules = p, rules
+        self.waiting: list[tuple[int, F, Label | None]] = []
+        self.decisions: list[tuple[Label | None, list[tuple[int, F]]]] = []
+        self.asked = False
+
+    def hear(self, offset: int, f: F) -> list[tuple[object, ...]]:
+        if f.verdict == "retract":
+            return self._take_back(offset, f)
+        rules, p, told = self.rules, self.p, list[tuple[object, ...]]()
+        assert rules.reviewers is not None
+        label = p.label if f.verdict == "accept" else f.label
+        if self.decisions and rules.corrections == "keep-first":
+            return [("superseded", "feedback", offset, f.id)]
+        for n, g, _ in self.waiting:
+            if g.reviewer == f.reviewer:
+                told.append(("superseded", "feedback", n, g.id))
+        self.waiting = [each for each in self.waiting if each[1].reviewer != f.reviewer]
+        if self.decisions and self.decisions[-1][0] is label:
+            return [*told, ("superseded", "feedback", offset, f.id)]
+        self.waiting.append((offset, f, label))
+        is_first = not self.asked and len(self.waiting) >= rules.reviewers.of
+        self.asked |= is_first
+        seniors = [each[2] for each in self.waiting if each[1].senior]
+        said = [each[2] for each in self.waiting]
+        if said.count(label) < rules.reviewers.agree:
+            if not (self.asked and seniors):
+                ask = [("review", p.t, p.t + rules.window_ms, 1, True)] if is_first else []
+                return [*told, *ask]
+            label = seniors[-1]
+        agreed = [(n, g) for n, g, other in self.waiting if other is label]
+        corrects: tuple[int, ...] = ()
+        for n, g, other in self.waiting:
+            told += [("outvoted", "feedback", n, g.id)] if other is not label else []
+        if rules.corrections == "repair":
+            corrects = tuple(n for _, of in self.decisions for n, _ in of)
+            self.decisions = []
+        self.decisions.append((label, agreed))
+        self.waiting, self.asked = [], False
+        offsets = tuple(n for n, _ in agreed)
+        where = offsets if len(offsets) > 1 else offsets[0]
+        return [*told, ("example", "feedback", where, label, 1.0, p.t, corrects)]
+
+    def _take_back(self, offset: int, f: F) -> list[tuple[object, ...]]:
+        mine = [each for each in self.waiting if each[1].reviewer == f.reviewer]
+        self.waiting = [each for each in self.waiting if each not in mine]
+        told: list[tuple[object, ...]] = [("superseded", "feedback", n, g.id) for n, g, _ in mine]
+        fallen = [d for d in self.decisions if any(g.reviewer == f.reviewer for _, g in d[1])]
+        self.decisions = [each for each in self.decisions if each not in fallen]
+        corrects = tuple(n for _, of in fallen for n, _ in of)
+        if fallen:
+            return [*told, ("example", "feedback", offset, None, 1.0, self.p.t, corrects)]
+        return [*told, ("noted", "feedback", offset, f.id)]
+
+
 def whole(
     predictions: Sequence[P], feedback: Sequence[F], rules: Rules
 ) -> Counter[tuple[object, ...]]:
@@ -163,10 +226,12 @@ def whole(
     for offset, p in enumerate(predictions):
         if not any(p.t - earlier.t <= 2 * window for _, earlier in counting):
             counting.append((offset, p))
-            told += [("review", p.t, p.t + window)] if p.asked else []
+            many = 1 if rules.reviewers is None else rules.reviewers.of
+            told += [("review", p.t, p.t + window, many, False)] if p.asked else []
     first_of_id: list[F] = []
     answered: set[int] = set()
     standing: dict[int, list[tuple[int, F]]] = {at: [] for at, _ in counting}
+    panels = {at: Heard(p, rules) for at, p in counting}
     for offset, f in enumerate(feedback):
         kept = 2 * window + early
         if any(g.id == f.id and f.t - g.t <= kept for g in first_of_id):
@@ -186,6 +251,8 @@ def whole(
             told.append(("abstained", "feedback", offset, f.id))
         elif f.verdict == "accept" and p.label is None:
             told.append(("refused", "feedback", offset))
+        elif rules.reviewers is not None:
+            told += panels[at].hear(offset, f)
         elif f.verdict == "retract":
             outdated = [(n, g) for n, g in standing[at] if g.reviewer == f.reviewer]
             if outdated:
@@ -204,6 +271,8 @@ def whole(
             standing[at].append((offset, f))
             label = p.label if f.verdict == "accept" else f.label
             told.append(("example", "feedback", offset, label, 1.0, p.t, corrects))
+    for panel in panels.values():
+        told += [("no-consensus", "feedback", n, f.id) for n, f, _ in panel.waiting]
     if rules.unanswered is not None:
         told += [
             ("example", "predictions", at, rules.unanswered, 1.0, p.t, ())
@@ -422,6 +491,135 @@ def test_an_entry_of_another_release_is_told_and_not_guessed() -> None:
         decode(b"\x09...")
 
 
+# Several people
+
+TWO = replace(RULES, reviewers=Consensus(of=3, agree=2))
+
+
+def said(*people: str, t: int = EPOCH) -> list[F]:
+    """Verdicts such as ``ann:True``, each with an id of its own."""
+    split = [each.partition(":") for each in people]
+    return [
+        F(t, f"f{n}", "correct", label == "True", who.lower(), who.isupper())
+        for n, (who, _, label) in enumerate(split)
+    ]
+
+
+@pytest.mark.parametrize("order", ["pf", "fp"])
+def test_those_who_agree_give_one_example_with_all_its_sources(order: str) -> None:
+    told = run([P(EPOCH)], said("ann:True", "bob:False", "eve:True"), TWO, order)
+    assert told == Counter(
+        [
+            ("example", "feedback", (0, 2), True, 1.0, EPOCH, ()),
+            ("outvoted", "feedback", 1, "f1"),
+        ]
+    )
+
+
+def test_an_example_of_several_has_the_weight_of_its_heaviest_verdict() -> None:
+    rules = replace(TWO, weights={"accept": 0.5, "correct": 2.0})
+    accepts = F(EPOCH, "f9", "accept", None, "bob")
+    for feedback in ([*said("ann:True"), accepts], [accepts, *said("ann:True")]):
+        (example,) = Reader([P(EPOCH)], feedback, rules).finish()
+        assert isinstance(example, Example)
+        assert example.weight == 2.0
+        assert {source.feedback_id for source in example.sources} == {"f0", "f9"}
+
+
+def test_those_who_disagree_have_a_senior_asked_and_the_senior_decides() -> None:
+    rules = replace(RULES, reviewers=Consensus(of=2, agree=2))
+    reader = Reader([P(EPOCH, asked=True)], said("ann:True", "bob:False", "SUE:False"), rules)
+    first, second, outvoted, example = reader.finish()
+    assert isinstance(first, Review)
+    assert isinstance(second, Review)
+    assert [(each.opinions, each.senior) for each in (first, second)] == [(2, False), (1, True)]
+    assert second.reason == "those who were asked disagree"
+    assert second[:9] == first[:9]
+    assert isinstance(outvoted, Outcome)
+    assert outvoted.feedback_id == "f0"
+    assert isinstance(example, Example)
+    assert [source.reviewer for source in example.sources] == ["bob", "sue"]
+
+
+@pytest.mark.parametrize(("t", "what"), [(EPOCH + W, "example"), (EPOCH + W + 1, "no-consensus")])
+def test_who_finds_nobody_to_agree_within_the_window_ends_without_consensus(
+    t: int, what: str
+) -> None:
+    rules = replace(TWO, unanswered=False)
+    later = said("ann:True", "bob:True", t=t)[1:]
+    told = run([P(EPOCH)], [*said("ann:True"), *later], rules)
+    assert what in {kind for kind, *_ in told}
+    assert not any(each[:2] == ("example", "predictions") for each in told)
+
+
+def test_a_retract_of_what_waits_is_noted_and_ends_it() -> None:
+    taken_back = F(EPOCH, "f1", "retract", None, "ann")
+    superseded, noted = Reader([P(EPOCH)], [*said("ann:True"), taken_back], TWO).finish()
+    assert isinstance(superseded, Outcome)
+    assert isinstance(noted, Outcome)
+    assert (superseded.status, superseded.feedback_id) == ("superseded", "f0")
+    assert (noted.status, noted.detail) == ("noted", "taken back; it was not learned yet")
+
+
+def test_an_item_waits_until_people_agree() -> None:
+    reader = Reader([P(EPOCH, asked=True)], said("ann:True", "bob:False", "eve:True"), TWO)
+    waits = []
+    for side in (0, 1, 1, 1):
+        reader.read(side)
+        assert reader.entry is not None
+        waits.append(reader.entry.pending_reviews)
+    assert waits == [1, 1, 1, 0]
+
+
+def test_what_says_nothing_since_the_loop_was_changed_does_not_stop_it() -> None:
+    rules = replace(TWO, task="multiclass", classes=("a", "b"))
+    seen = Prediction("e", "a", {}, None, {}, None, None, "", 0, "review", "all", 1.0)
+    verdicts = {
+        b"%d" % n: Feedback(f"f{n}", "e", "correct", label, reviewer=f"{n}")
+        for n, label in enumerate("bcaa")
+    }
+    before = Join(replace(rules, classes=("a", "b", "c")), 0, lambda _: seen, verdicts.__getitem__)
+    after = Join(rules, 0, lambda _: seen, verdicts.__getitem__)
+    entry = before.on_prediction(None, KEY, EPOCH, 0, b"p", asked=False).entry
+    outputs: list[Output] = []
+    for n, join in enumerate((before, before, after, after)):
+        value = b"%d" % n
+        entry, told = join.on_feedback(entry, EPOCH, n, value, verdicts[value])
+        outputs += told
+    refused, outvoted, example = outputs
+    assert isinstance(refused, Refused)
+    assert refused.value == b"1"
+    assert isinstance(outvoted, Outcome)
+    assert isinstance(example, Example)
+    assert [source.offset for source in example.sources] == [2, 3]
+
+
+def test_what_one_person_taught_before_several_had_to_agree_is_taken_back_and_repaired() -> None:
+    before, after = RULES, replace(TWO, corrections="repair")
+    read = {b"%d" % n: f for n, f in enumerate(said("ann:True", "bob:False", "eve:False"))}
+    read[b"3"] = F(EPOCH, "f3", "retract", None, "ann")
+    verdicts = {value: verdict_of(f) for value, f in read.items()}
+
+    def heard(*places: int) -> Output:
+        entry = joining(before).on_prediction(
+            None, KEY, EPOCH, 0, write_prediction(P(EPOCH)), asked=False
+        )[0]
+        outputs: list[Output] = []
+        for n in places:
+            join = Join(after if n else before, 0, read_prediction, verdicts.__getitem__)
+            value = b"%d" % n
+            entry, told = join.on_feedback(entry, EPOCH, n, value, verdicts[value])
+            outputs += told
+        return outputs[-1]
+
+    agreed, taken_back = heard(0, 1, 2), heard(0, 3)
+    assert isinstance(agreed, Example)
+    assert [each.offset for each in agreed.corrects] == [0]
+    assert [each.offset for each in agreed.sources] == [1, 2]
+    assert isinstance(taken_back, Example)
+    assert [each.offset for each in taken_back.corrects] == [0]
+
+
 # All rules, in every order
 
 times = st.integers(0, 5 * W).map(lambda t: EPOCH + t)
@@ -438,21 +636,27 @@ verdicts_read = st.sampled_from(
 )
 feedback_read = st.lists(
     st.builds(
-        lambda t, i, v, who: F(t, i, v[0], v[1], who),
+        lambda t, i, v, who, senior: F(t, i, v[0], v[1], who, senior),
         times,
         st.sampled_from("abcd"),
         verdicts_read,
         st.sampled_from(["ann", "bob", None]),
+        st.booleans(),
     ),
     max_size=6,
 )
 rules_read = st.builds(
-    lambda early, corrections, unanswered: replace(
-        RULES, early_ms=early, corrections=corrections, unanswered=unanswered
+    lambda early, corrections, unanswered, reviewers: replace(
+        RULES,
+        early_ms=early,
+        corrections=corrections,
+        unanswered=unanswered,
+        reviewers=reviewers,
     ),
     st.sampled_from([0, E, 3 * W]),
     st.sampled_from(["learn-again", "keep-first", "repair"]),
     st.sampled_from([None, False]),
+    st.sampled_from([None, Consensus(of=2, agree=2), Consensus(of=3, agree=2)]),
 )
 steps_read = st.lists(st.sampled_from([0, 0, 1, 1, *range(EPOCH, EPOCH + 6 * W)]), max_size=40)
 
@@ -508,6 +712,16 @@ entries = st.builds(
             st.lists(
                 st.builds(Taught, st.integers(0, 1 << 60), st.text(st.characters(codec="utf-8")))
             ).map(tuple),
+            st.lists(
+                st.builds(
+                    Opinion,
+                    st.integers(0, 1 << 60),
+                    st.integers(0, 1 << 60),
+                    st.binary(),
+                    st.none() | st.integers(0, 1 << 60),
+                )
+            ).map(tuple),
+            st.booleans(),
         )
     ).map(tuple),
     st.lists(

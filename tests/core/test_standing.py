@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.core.entry import Entry
+from streams.core.consensus import KEEP_FIRST, LEARN_AGAIN, REPAIR, Consensus
+from streams.core.entry import Entry, Held
 from streams.core.events import ABSTAIN, ACCEPT, CORRECT, REJECT, RETRACT, Feedback, Prediction
 from streams.core.join import Join
 from streams.core.standing import Said, Standing, standing
-from streams.core.verdicts import KEEP_FIRST, LEARN_AGAIN, REPAIR, Rules
+from streams.core.verdicts import Rules
 
 W, E, AT = 10, 3, 100
 RULES = Rules(task="multiclass", classes=("a", "b", "c"), window_ms=W, early_ms=E)
@@ -89,6 +90,64 @@ SAID = st.builds(
 )
 
 
+TWO = replace(RULES, reviewers=Consensus(of=3, agree=2))
+
+
+def two(*given: Said) -> Standing:
+    return standing(TWO, SEEN, AT, given)
+
+
+def test_nothing_stands_until_enough_agree_and_who_has_looked_is_told() -> None:
+    ann, bob, eve = said(ACCEPT, "ann"), said(CORRECT, "bob", "b"), said(CORRECT, "eve", "a")
+    skipped = said(ABSTAIN, "dan")
+    waiting = two(ann, skipped, bob)
+    assert waiting == Standing(None, None, {0: "a", 2: "b"}, frozenset({0, 1, 2}))
+    agreed = two(ann, skipped, bob, eve)
+    assert (agreed.place, agreed.truth) == (3, "a")
+    assert agreed.opinions == {0: "a", 2: "b", 3: "a"}
+
+
+def test_a_skip_of_one_does_not_answer_for_the_others() -> None:
+    assert two(said(ABSTAIN, "ann")) == Standing(None, None, {}, frozenset({0}))
+
+
+def test_those_who_disagree_are_a_seniors_matter_until_it_is_decided() -> None:
+    three = [said(CORRECT, who, label) for who, label in (("ann", "a"), ("bob", "b"), ("eve", "c"))]
+    assert not two(*three[:2]).senior
+    assert two(*three).senior
+    sue = said(CORRECT, "sue", "c")
+    decided = two(*three, sue._replace(verdict=sue.verdict._replace(senior=True)))
+    assert (decided.truth, decided.senior) == ("c", False)
+
+
+def test_who_agreed_is_asked_again_when_another_takes_his_word_back() -> None:
+    both = said(ACCEPT, "ann"), said(ACCEPT, "bob")
+    assert two(*both).heard == {0, 1}
+    assert two(*both, said(RETRACT, "ann")) == Standing(None, None, {1: "a"})
+
+
+@given(
+    came=st.lists(
+        st.builds(
+            lambda each, senior: each._replace(verdict=each.verdict._replace(senior=senior)),
+            SAID,
+            st.booleans(),
+        ),
+        max_size=8,
+    ),
+    corrections=st.sampled_from([LEARN_AGAIN, KEEP_FIRST, REPAIR]),
+)
+def test_what_several_agree_on_stands_if_and_only_if_the_join_has_it_stand(
+    came: list[Said], corrections: str
+) -> None:
+    rules = replace(TWO, corrections=corrections, reviewers=Consensus(of=2, agree=2))
+    held = joined(rules, sorted(came, key=lambda each: each.t))
+    found = standing(rules, SEEN, AT, sorted(came, key=lambda each: each.t))
+    decisions = [each.decision for each in held.opinions if each.decision is not None]
+    assert found.place == (max(decisions) if decisions else None)
+    assert found.senior == held.disagree
+
+
 @given(
     came=st.lists(SAID, max_size=6), corrections=st.sampled_from([LEARN_AGAIN, KEEP_FIRST, REPAIR])
 )
@@ -97,6 +156,16 @@ def test_a_lesson_stands_if_and_only_if_the_join_has_it_stand(
 ) -> None:
     rules = replace(RULES, corrections=corrections)
     came = sorted(came, key=lambda each: each.t)
+    taught = [each.offset for each in joined(rules, came).taught]
+    found = standing(rules, SEEN, AT, came)
+    if taught:
+        assert (found.place, found.truth is None) == (taught[-1], False)
+    else:
+        assert found.truth is None
+
+
+def joined(rules: Rules, came: list[Said]) -> Held:
+    """What the join keeps of the prediction."""
     records = {b"%d" % place: each.verdict for place, each in enumerate(came)}
     join = Join(rules, 0, lambda _: SEEN, lambda value: records[value])
     entry: Entry | None = None
@@ -108,9 +177,4 @@ def test_a_lesson_stands_if_and_only_if_the_join_has_it_stand(
     if not predicted:
         entry = join.on_prediction(entry, b"e", AT, 0, b"p", asked=False).entry
     assert entry is not None
-    taught = [each.offset for each in entry.predictions[0].taught]
-    found = standing(rules, SEEN, AT, came)
-    if taught:
-        assert (found.place, found.truth is None) == (taught[-1], False)
-    else:
-        assert found.truth is None
+    return entry.predictions[0]

@@ -39,7 +39,7 @@ class Desk:
         self.came: list[Came] = []
         self.folding = self.new_folding()
         self.pulse = Pulse()
-        self.work = Work(store, CODEC.decode, lease_s)
+        self.work = Work(store, CODEC.decode, lease_s, several=rules.reviewers is not None)
         self.outbox = Outbox(store, rules, CODEC.decode, CODEC.encoder(Feedback, ""))
         self.reads = Reads(store, CODEC.decode, rules.window_ms)
 

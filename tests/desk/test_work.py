@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -13,15 +14,17 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select
 
+from streams.core.consensus import REPAIR, Consensus
 from streams.core.errors import BadRecord, Conflict, NotFound
-from streams.core.events import ACCEPT, CORRECT
-from streams.core.verdicts import REPAIR
+from streams.core.events import ABSTAIN, ACCEPT, CORRECT
 from streams.desk.outbox import Verdict
+from streams.desk.people import REVIEWER, SENIOR, People
 from streams.desk.store import Store, open_store
+from streams.desk.tables import outbox
 from streams.desk.work import MOST
-from tests.desk.desks import HOUR_MS, RULES, Desk, feedback
+from tests.desk.desks import HOUR_MS, RULES, Desk, feedback, prediction, review
 from tests.desk.postgres import PostgreSQL
 
 LEASE_MS = 60_000
@@ -299,3 +302,115 @@ class Leases(RuleBasedStateMachine):
 
 TestLeases = Leases.TestCase
 TestLeases.settings = settings(max_examples=15, stateful_step_count=20, deadline=None)
+
+
+# Several reviewers
+
+
+@pytest.fixture
+def several(store: Store) -> Desk:
+    """A desk where two of three have to agree."""
+    rules = replace(
+        RULES,
+        task="multiclass",
+        classes=("a", "b", "c"),
+        reviewers=Consensus(of=3, agree=2),
+    )
+    people = People(store)
+    people.add("ann", REVIEWER, 0)
+    people.add("sue", SENIOR, 0)
+    return Desk(store, rules)
+
+
+def say(desk: Desk, reviewer: str, label: str, event_id: str = "e", *, comes: bool = True) -> str:
+    """A verdict is confirmed and, unless Kafka is away, comes back from the topic."""
+    name = desk.say(reviewer, event_id, CORRECT, label)
+    said = feedback(event_id, CORRECT, label, reviewer, name)
+    if comes:
+        desk.take(said._replace(senior=reviewer == "sue"))
+    return name
+
+
+def test_an_item_is_for_each_person_once_until_enough_agree(several: Desk) -> None:
+    several.ask("e", label="a")
+    say(several, "ann", "a")
+    assert several.next("ann") == []
+    with pytest.raises(Conflict, match="you have answered event 'e' already: it waits for others"):
+        several.work.lease("ann", "e", several.now)
+    (item,) = several.next("bob")
+    assert (item.review.event_id, item.waiting) == ("e", 1)
+    assert several.next("eve") == []  # two never hold the same item
+    say(several, "bob", "a")
+    assert several.next("eve") == []
+    with pytest.raises(Conflict, match="answered already"):
+        several.work.lease("eve", "e", several.now)
+
+
+def test_a_skip_is_for_who_skips(several: Desk) -> None:
+    several.ask("e", label="a")
+    name = several.say("ann", "e", ABSTAIN)
+    several.take(feedback("e", ABSTAIN, None, "ann", name))
+    assert several.next("ann") == []
+    assert several.answered(several.next("bob")) == ["e"]
+
+
+def test_what_people_disagree_about_is_a_seniors(several: Desk) -> None:
+    several.ask("e", "f", label="a")
+    for reviewer, label in (("ann", "a"), ("bob", "b"), ("eve", "c")):
+        say(several, reviewer, label)
+    assert several.answered(several.next("dan", 5)) == ["f"]
+    several.work.release_all("dan")
+    with pytest.raises(Conflict, match="disagree: it is for a senior"):
+        several.work.lease("dan", "e", several.now)
+    first, second = several.next("sue", 5)
+    assert [first.review.event_id, second.review.event_id] == ["e", "f"]
+    assert (first.review.senior, first.review.reason) == (True, "those who were asked disagree")
+    assert [each.event_id for each in several.reads.waiting(several.now)] == ["e", "f"]
+    say(several, "sue", "c")
+    assert several.answered(several.next("sue", 5)) == ["f"]
+
+
+def test_the_verdict_of_a_senior_says_so_and_those_of_others_do_not(several: Desk) -> None:
+    several.ask("e", label="a")
+    for reviewer in ("ann", "sue", "nobody"):
+        say(several, reviewer, "abc"[len(reviewer) % 3], comes=False)
+    with several.store.reading() as connection:
+        said = connection.execute(select(outbox.c.reviewer, outbox.c.said)).all()
+    assert {row.reviewer: json.loads(row.said)["senior"] for row in said} == {
+        "ann": False,
+        "sue": True,
+        "nobody": False,
+    }
+
+
+def test_a_senior_who_repeats_a_verdict_is_known_to_repeat_it(several: Desk) -> None:
+    several.ask("e", label="a")
+    verdict = Verdict(event_id="e", kind=CORRECT, label="a", feedback_id="once")
+    several.outbox.confirm("sue", verdict, several.now)
+    assert several.outbox.confirm("sue", verdict, several.now).repeated
+
+
+def test_who_agreed_may_say_the_same_again_when_the_other_takes_it_back(several: Desk) -> None:
+    several.ask("e", label="a")
+    say(several, "bob", "a")
+    name = say(several, "ann", "a")
+    assert several.next("eve") == []
+    with pytest.raises(Conflict, match="you have said correct"):
+        several.say("bob", "e", CORRECT, "a")
+    undone = several.outbox.undo("ann", name, several.now)
+    several.take(feedback("e", "retract", None, "ann", undone.feedback_id))
+    assert several.answered(several.next("bob")) == ["e"]
+    assert several.say("bob", "e", CORRECT, "a")
+
+
+def test_what_nobody_was_asked_about_goes_to_a_senior_when_volunteers_disagree(
+    several: Desk,
+) -> None:
+    said = prediction("e", "a")
+    several.take(said)
+    for reviewer, label in (("ann", "a"), ("bob", "b"), ("eve", "c")):
+        say(several, reviewer, label)
+    asked = review(said, several.now, several.now + HOUR_MS)._replace(senior=True)
+    several.take(asked)
+    assert several.next("dan") == []
+    assert several.answered(several.next("sue")) == ["e"]

@@ -341,6 +341,16 @@ def test_predictions_of_earlier_releases_are_read_and_stand_on_nothing(cls: type
         assert read == made
 
 
+def test_feedback_of_earlier_releases_is_read_and_is_no_seniors() -> None:
+    made = events.Feedback("f", "e", "correct", True, reviewer="ann", senior=True)
+    for path in sorted((schema_folder() / "older").glob("feedback-*.avsc")):
+        old = writer(json.loads(path.read_text()))
+        out = BytesIO()
+        fastavro.schemaless_writer(out, old.schema, plain(made))
+        read = CODEC.decode_as(events.Feedback, b"\xc3\x01" + old.fingerprint + out.getvalue())
+        assert read == made._replace(senior=False)
+
+
 def test_a_record_of_an_older_schema_is_read_by_the_schema_it_was_written_with() -> None:
     old = {"feedback_id": "f", "event_id": "e", "verdict": "correct", "label": True}
     out = BytesIO()

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streams.core.consensus import Consensus
 from streams.core.entry import decode
 from streams.core.errors import BadRecord, ConfigError, Conflict, Unavailable
 from streams.core.events import Example, Feedback, Outcome, Prediction, Review
@@ -40,9 +41,14 @@ def prediction(offset: int, t: int, event_id: str, route: str = "auto") -> Recor
 
 
 def feedback(
-    offset: int, t: int, event_id: str, feedback_id: str, verdict: str = "reject"
+    offset: int,
+    t: int,
+    event_id: str,
+    feedback_id: str,
+    verdict: str = "reject",
+    reviewer: str | None = None,
 ) -> Record:
-    given = Feedback(feedback_id, event_id, verdict)
+    given = Feedback(feedback_id, event_id, verdict, reviewer=reviewer)
     headers = [("feedback_id", feedback_id.encode())]
     return Record(F, 0, offset, t, event_id.encode(), CODEC.encode(F, given), headers)
 
@@ -93,8 +99,8 @@ class Crash(Exception):
 class Kafka:
     """Two logs, what the group has committed, and what has been delivered: once or more, or told in transactions."""
 
-    def __init__(self, logs: Mapping[str, Sequence[Record]]) -> None:
-        self.logs = logs
+    def __init__(self, logs: Mapping[str, Sequence[Record]], rules: Rules = RULES) -> None:
+        self.logs, self.rules = logs, rules
         self.committed: dict[str, int | None] = dict.fromkeys(TOPICS)
         self.delivered: set[tuple[object, ...]] = set()
         self.told: list[tuple[object, ...]] = []
@@ -107,7 +113,7 @@ class Worker:
     def __init__(self, kafka: Kafka, path: Path) -> None:
         self.kafka, self.outbox = kafka, list[Output]()
         self.state = open_state(path, IDENTITY)
-        self.join = joining(self.state, self.outbox.append)
+        self.join = joining(self.state, self.outbox.append, kafka.rules)
         missing = self.state.recover(kafka.committed, dict.fromkeys(TOPICS, 0))
         for topic, offsets in missing.items():
             self.join.catch_up(topic, [kafka.logs[topic][offset] for offset in offsets])
@@ -167,20 +173,23 @@ STEPS = ("capture", "half a flush", "flush", "prepare", "commit", "apply")
 def identity(output: Output) -> tuple[object, ...]:
     """What tells an output from another, and not how often it came."""
     if isinstance(output, Example):
-        (source,) = output.sources
-        return "example", output.event_id, source.topic, source.offset, output.label
+        (topic,) = {source.topic for source in output.sources}
+        offsets = [source.offset for source in output.sources]
+        return "example", output.event_id, topic, *offsets, output.label
     if isinstance(output, Outcome):
         return output.status, output.event_id, output.offset, output.feedback_id
     if isinstance(output, Review):
-        return "review", output.event_id, output.requested_at
+        return "senior" if output.senior else "review", output.event_id, output.requested_at
     if isinstance(output, Buried):
         return "buried", output.record.topic, output.record.offset
     return "misrouted", output.feedback.feedback_id
 
 
-def without_a_crash(logs: Mapping[str, Sequence[Record]]) -> set[tuple[object, ...]]:
+def without_a_crash(
+    logs: Mapping[str, Sequence[Record]], rules: Rules = RULES
+) -> set[tuple[object, ...]]:
     with TemporaryDirectory() as folder:
-        kafka = Kafka(logs)
+        kafka = Kafka(logs, rules)
         worker = Worker(kafka, Path(folder) / "0")
         for topic in TOPICS:
             worker.read(topic, len(logs[topic]))
@@ -196,11 +205,13 @@ events = st.sampled_from(["a", "b", "c", "d"])
 
 @st.composite
 def logs(draw: st.DrawFn) -> dict[str, list[Record]]:
-    routes, verdicts = st.sampled_from(["auto", "review"]), st.sampled_from(["reject", "abstain"])
+    routes = st.sampled_from(["auto", "review"])
+    verdicts = st.sampled_from(["reject", "reject", "accept", "abstain"])
+    ids, people = st.sampled_from("uvwxyz"), st.sampled_from(["ann", "bob", "eve"])
     return {
         P: [prediction(n, t, draw(events), draw(routes)) for n, t in enumerate(draw(times))],
         F: [
-            feedback(n, t, draw(events), draw(st.sampled_from("uvwxyz")), draw(verdicts))
+            feedback(n, t, draw(events), draw(ids), draw(verdicts), draw(people))
             for n, t in enumerate(draw(times))
         ],
     }
@@ -217,13 +228,17 @@ lost = st.tuples(st.just("lose"))
 
 
 @settings(max_examples=60, deadline=None)
-@given(logs(), st.lists(st.one_of(reads, reads, waits, commits, commits, moves, lost), max_size=16))
+@given(
+    logs(),
+    st.sampled_from([RULES, replace(RULES, reviewers=Consensus(of=2, agree=2))]),
+    st.lists(st.one_of(reads, reads, waits, commits, commits, moves, lost), max_size=16),
+)
 def test_any_crash_at_any_step_with_any_topic_committed_gives_the_same_results(
-    logs: dict[str, list[Record]], script: list[tuple[object, ...]]
+    logs: dict[str, list[Record]], rules: Rules, script: list[tuple[object, ...]]
 ) -> None:
-    expected = without_a_crash(logs)
+    expected = without_a_crash(logs, rules)
     with TemporaryDirectory() as folder:
-        kafka, disk, lives = Kafka(logs), "0", 0
+        kafka, disk, lives = Kafka(logs, rules), "0", 0
         worker = Worker(kafka, Path(folder) / disk)
         for action, *how in script:
             if action == "read":
@@ -571,6 +586,43 @@ def test_a_feedback_that_waited_is_buried_with_its_bytes_and_headers(
     assert isinstance(buried, Buried)
     assert buried.record == waiting
     assert buried.error.feedback_id == "f"
+
+
+def test_verdicts_wait_for_others_on_the_disk_and_count_after_a_restart(
+    tmp_path: Path, outputs: list[Output]
+) -> None:
+    def said(offset: int, reviewer: str, label: bool) -> Record:
+        record = feedback(offset, BEGIN, "a", f"f{offset}")
+        given = CODEC.decode_as(Feedback, record.value)
+        given = given._replace(verdict="correct", label=label, reviewer=reviewer)
+        return replace(record, value=CODEC.encode(F, given))
+
+    rules = replace(RULES, reviewers=Consensus(of=3, agree=2))
+    given = [said(0, "ann", True), said(1, "bob", False), said(2, "eve", True)]
+    for record in given:
+        opened = open_state(tmp_path / "0", IDENTITY)
+        join = joining(opened, outputs.append, rules)
+        join.predictions([prediction(0, BEGIN, "a"), prediction(1, BEGIN, "b")])
+        join.feedback([record])
+        commit(opened)
+        opened.close()
+    outvoted, example = outputs
+    assert isinstance(outvoted, Outcome)
+    assert (outvoted.status, outvoted.feedback_id) == ("outvoted", "f1")
+    assert isinstance(example, Example)
+    assert [source.reviewer for source in example.sources] == ["ann", "eve"]
+
+
+def test_a_verdict_that_nobody_agrees_with_ends_when_the_window_has_passed(
+    state: State, outputs: list[Output]
+) -> None:
+    join = joining(state, outputs.append, replace(RULES, reviewers=Consensus(of=3, agree=2)))
+    join.predictions([prediction(0, BEGIN, "a")])
+    join.feedback([feedback(0, BEGIN, "a", "f")])
+    join.advance(predictions=BEGIN + 2 * W, feedback=BEGIN + 2 * W)
+    (ended,) = outputs
+    assert isinstance(ended, Outcome)
+    assert (ended.status, ended.feedback_id) == ("no-consensus", "f")
 
 
 def test_a_clock_that_is_set_back_does_not_move_time_back(

@@ -16,6 +16,7 @@ input partition: see ``memory``.
 
 from __future__ import annotations
 
+from streams.core.consensus import Consensus
 from streams.core.review.active import Selective, VariableUncertainty
 from streams.core.review.budget import Budget
 from streams.core.review.draws import drawer, lot
@@ -47,6 +48,7 @@ __all__ = [
     "Audit",
     "Budget",
     "ColdStart",
+    "Consensus",
     "Decision",
     "Drifting",
     "Everything",
