@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 import uuid
 from collections import Counter
@@ -12,27 +11,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from streams import operate
 from streams.broker import Broker
 from streams.core.events import DUPLICATE, LEARNED, Outcome
-from streams.desk.board import now_ms
 from streams.desk.filters import Filter
-from streams.desk.people import People
 from streams.desk.reads import Reads
 from streams.desk.store import open_store
 from streams.engine.codec import Codec
 from streams.opening import desk_url
+from tests.e2e.reviewing import Reviewer, free_port, reviewers
 from tests.e2e.system import PHISHING, System, await_that
 
 EVENTS = [f"e/{number:02}" for number in range(24)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture
@@ -55,56 +47,6 @@ def system(request: pytest.FixtureRequest, kafka: Broker, tmp_path: Path) -> Ite
         made.prepare()
         made.start_all()
         yield made
-
-
-class Reviewer:
-    """A tool that takes items and answers them; sends a verdict again, under its id, until it is confirmed."""
-
-    def __init__(self, system: System, name: str, token: str) -> None:
-        self.name, self.confirmed = name, dict[str, str]()
-        self._http = httpx.Client(
-            base_url=f"http://127.0.0.1:{system.settings.desk_port}/api/v1",
-            headers={"Authorization": f"Bearer {token}"},
-        )
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """What the desk says, however often it has to be asked."""
-
-        def answer() -> httpx.Response | None:
-            try:
-                return self._http.request(method, path, json=body)
-            except httpx.TransportError:  # it was killed, and is started again
-                return None
-
-        told = await_that(answer, 60.0, f"{method} {path}")
-        assert told.status_code < 300, told.text
-        return told.json()
-
-    def answer_next(self) -> bool:
-        """Takes an item and answers it; whether there was one."""
-        items = self.ask("POST", "/leases", {})
-        if not items:
-            return False
-        event_id, feedback_id = items[0]["event_id"], str(uuid.uuid4())
-        verdict = {"event_id": event_id, "verdict": "correct", "label": event_id[-1] in "02468"}
-        self.ask("POST", "/feedback", {**verdict, "feedback_id": feedback_id})
-        self.confirmed[event_id] = feedback_id
-        return True
-
-    def close(self) -> None:
-        """Lets go of the connection."""
-        self._http.close()
-
-
-def reviewers(system: System, *names: str) -> list[Reviewer]:
-    """People with tokens."""
-    store = open_store(desk_url(system.loop, system.settings), system.name)
-    with closing(store):
-        people = People(store)
-        for name in names:
-            people.add(name, "reviewer", now_ms())
-        tokens = [people.new_token(name, ["read", "answer"], now_ms()) for name in names]
-    return [Reviewer(system, *each) for each in zip(names, tokens, strict=True)]
 
 
 def shown(system: System) -> list[Any]:
