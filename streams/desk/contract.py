@@ -126,11 +126,14 @@ class ItemOut(BaseModel):
     deadline: int
     explanation: list[dict[str, Any]] | None
     basis: dict[str, Any] | None
+    opinions: int = Field(description="How many people are asked.", examples=[1])
+    looked: int = Field(description="How many have looked at it, where several are asked.")
 
     @classmethod
     def of(cls, item: Item) -> ItemOut:
         """Of an item."""
-        return cls(lease=item.lease, until=item.until, **_said(item.review))
+        said = _said(item.review)
+        return cls(lease=item.lease, until=item.until, looked=item.looked, **said)
 
 
 class SeenOut(BaseModel):

@@ -19,6 +19,7 @@ from sqlalchemy import (
     false,
     func,
     insert,
+    literal,
     select,
     update,
 )
@@ -67,6 +68,13 @@ OPEN = is_open(reviews.c.state.in_(UNANSWERED))
 
 _LOOKED = exists().where(looked.c.event_id == reviews.c.event_id, looked.c.reviewer == WHO)
 IS_SENIOR = select(people.c.name).where(people.c.name == WHO, people.c.role.in_((SENIOR, OPERATOR)))
+_HOW_MANY_LOOKED = (
+    select(func.count())
+    .select_from(looked)
+    .where(looked.c.event_id == reviews.c.event_id)
+    .scalar_subquery()
+    .label("looked")
+)
 HAS_LOOKED = select(looked.c.event_id).where(looked.c.event_id == OF, looked.c.reviewer == WHO)
 STILL_ASKED = select(reviews.c.event_id).where(reviews.c.event_id == OF, OPEN, ~_LOOKED)
 """Where several have to agree, whether somebody is to say what he thinks of an event, be it again."""
@@ -77,7 +85,7 @@ RENEW_MINE = (
     .values(until=THEN)
 )
 MINE = (
-    select(reviews.c.value, reviews.c.state, leases.c.token)
+    select(reviews.c.value, reviews.c.state, _HOW_MANY_LOOKED, leases.c.token)
     .join_from(leases, reviews, leases.c.event_id == reviews.c.event_id)
     # With nothing added to it, SQLite would look through all that waits for the few leases.
     .where(_MINE, is_open((reviews.c.state + "").in_(UNANSWERED)))
@@ -88,9 +96,11 @@ _taken = exists().where(leases.c.event_id == reviews.c.event_id, leases.c.until 
 _put_away = exists().where(postponed.c.event_id == reviews.c.event_id, postponed.c.until > NOW)
 
 
-def _free(state: str, is_done: ColumnElement[bool]) -> Select[Any]:
+def _free(
+    state: str, is_done: ColumnElement[bool], looked_at: ColumnElement[int] = _HOW_MANY_LOOKED
+) -> Select[Any]:
     return (
-        select(reviews.c.event_id, reviews.c.value, reviews.c.state)
+        select(reviews.c.event_id, reviews.c.value, reviews.c.state, looked_at)
         .where(is_open(reviews.c.state == state), ~_taken, ~_put_away, ~is_done)
         .order_by(*_URGENT_FIRST)
         .limit(MANY)
@@ -98,7 +108,7 @@ def _free(state: str, is_done: ColumnElement[bool]) -> Select[Any]:
     )
 
 
-FREE = _free(WAITING, false())
+FREE = _free(WAITING, false(), literal(0))
 FREE_TO_ME = _free(WAITING, _LOOKED)
 """Where several have to agree: what somebody has not looked at yet."""
 FREE_TO_SENIORS = _free(DISPUTED, _LOOKED)
@@ -121,7 +131,9 @@ LEASED = select(leases).where(leases.c.token == LEASE)
 RENEW = update(leases).where(leases.c.token == LEASE).values(until=THEN)
 RELEASE = delete(leases).where(leases.c.token == LEASE)
 RELEASE_EVENT = delete(leases).where(leases.c.event_id == OF)
-ASKED = select(reviews.c.state, reviews.c.deadline, reviews.c.value).where(reviews.c.event_id == OF)
+ASKED = select(reviews.c.state, reviews.c.deadline, reviews.c.value, _HOW_MANY_LOOKED).where(
+    reviews.c.event_id == OF
+)
 ASKED_AT = select(reviews.c.requested_at, reviews.c.value).where(reviews.c.event_id == OF)
 SETTLED = select(reviews.c.event_id).where(reviews.c.event_id == OF, UNDER_WAY)
 

@@ -77,6 +77,7 @@ class Card:
         seen: The answer as JSON, to be given back with an accept; None if the model gave none.
         why: What the bars mean, in words.
         lease: Of an item of the queue.
+        asked: Of one that several people are asked about: how many, and how many have looked at it.
     """
 
     event_id: str
@@ -95,6 +96,7 @@ class Card:
     lease: str | None = None
     until: int | None = None
     waiting: int = 0
+    asked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,8 @@ def item_card(item: Item, view: Sequence[str] = ()) -> Card:
     seen = card(item.review, view)
     fields = {name: getattr(seen, name) for name in Card.__dataclass_fields__}
     fields |= {"deadline": item.review.deadline, "lease": item.lease, "until": item.until}
+    if item.review.opinions > 1:
+        fields["asked"] = f"{item.review.opinions} people; {item.looked} looked at it before you"
     return Card(**fields | {"waiting": item.waiting})
 
 

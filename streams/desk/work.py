@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Select, delete, select
 
@@ -30,8 +30,12 @@ COUNTED_MS = 1_000
 GONE = "the lease on event {event_id!r} is not yours any more: it ended, or was given back; ask for the next item"
 
 
-_Asked: TypeAlias = tuple[bytes, str]
-"""The bytes of a review, and its state."""
+class _Asked(NamedTuple):
+    """A review as it is stored, its state, and how many people have looked at it, where several are asked."""
+
+    value: bytes
+    state: str
+    looked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +47,14 @@ class Item:
         lease: Proves that the item is held; to be given back with the answer.
         until: When the lease ends, in milliseconds since the epoch.
         waiting: How many items wait, this one among them.
+        looked: How many people have looked at it, where several are asked.
     """
 
     review: Review
     lease: str
     until: int
     waiting: int
+    looked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ class Work:
         held, waiting = self._store.write(
             lambda connection: self._next(connection, reviewer, now, count)
         )
-        return [Item(self._asked(*asked), token, until, waiting) for asked, token in held]
+        return [self._item(asked, token, until, waiting) for asked, token in held]
 
     def _next(
         self, connection: Connection, reviewer: str, now: int, count: int
@@ -103,7 +109,7 @@ class Work:
         held: list[tuple[_Asked, str]] = []
         if connection.execute(queries.RENEW_MINE, mine).rowcount:
             found = connection.execute(queries.MINE, mine)
-            held = [((value, state), token) for value, state, token in found]
+            held = [(_Asked(*asked), token) for *asked, token in found]
         for query in self._free(connection, reviewer):
             for _ in range(TRIES):
                 many = count - len(held)
@@ -111,10 +117,10 @@ class Work:
                     break
                 missing = {"now": now, "many": many, "who": reviewer}
                 free = connection.execute(query, missing).all()
-                for event_id, value, state in free:
+                for event_id, *asked in free:
                     token = self._grab(connection, event_id, reviewer, now)
                     if token is not None and not self._was_answered(connection, event_id, token):
-                        held.append(((value, state), token))
+                        held.append((_Asked(*asked), token))
                 if not free:
                     break  # else another was faster with some of them: there may be more
         return held[:count], self._waiting(connection, now)
@@ -139,7 +145,7 @@ class Work:
         asked, token, waiting = self._store.write(
             lambda connection: self._lease(connection, reviewer, event_id, now)
         )
-        return Item(self._asked(*asked), token, until, waiting)
+        return self._item(asked, token, until, waiting)
 
     def _lease(
         self, connection: Connection, reviewer: str, event_id: str, now: int
@@ -172,14 +178,15 @@ class Work:
             token = str(holder.token)
             renewed = {"lease": token, "then": now + self._lease_ms}
             connection.execute(queries.RENEW, renewed)
-        return (found.value, found.state), token, self._waiting(connection, now)
+        asked = _Asked(found.value, found.state, found.looked)
+        return asked, token, self._waiting(connection, now)
 
-    def _asked(self, value: bytes, state: str) -> Review:
-        """What is asked, of a senior where the others disagree."""
-        review: Review = self._decode(value)
-        if state != DISPUTED:
-            return review
-        return review._replace(senior=True, opinions=1, reason=DISAGREE)
+    def _item(self, asked: _Asked, token: str, until: int, waiting: int) -> Item:
+        """What is asked: of a senior where the others disagree."""
+        review: Review = self._decode(asked.value)
+        if asked.state == DISPUTED:
+            review = review._replace(senior=True, opinions=1, reason=DISAGREE)
+        return Item(review, token, until, waiting, asked.looked)
 
     def _check_turn(self, connection: Connection, reviewer: str, event_id: str, state: str) -> None:
         """Refuses an item to who has looked at it already, and one that is for seniors to who is none."""

@@ -338,6 +338,7 @@ def test_an_item_is_for_each_person_once_until_enough_agree(several: Desk) -> No
     with pytest.raises(Conflict, match="you have answered event 'e' already: it waits for others"):
         several.work.lease("ann", "e", several.now)
     (item,) = several.next("bob")
+    assert item.looked == 1
     assert (item.review.event_id, item.waiting) == ("e", 1)
     assert several.next("eve") == []  # two never hold the same item
     say(several, "bob", "a")
