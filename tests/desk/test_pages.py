@@ -17,7 +17,7 @@ from streams.desk.people import People
 from streams.desk.store import open_store
 from streams.desk.views import card
 from streams.opening import application
-from tests.desk.desks import Desk, feedback, prediction
+from tests.desk.desks import Desk, feedback, prediction, review
 
 PASSWORD = "correct horse"
 EVIL = "<script>alert('x')</script>\"/../'"
@@ -105,6 +105,17 @@ def test_a_proxy_is_believed_from_where_it_is_alone(desk: Desk, doors: Doors) ->
     assert post(near, "/undo", {"feedback_id": "x"}).status_code == 404  # it is known
     far = TestClient(app, headers=header, client=("11.1.2.3", 1))
     assert far.get("/queue").url.path == "/sign-in"
+
+
+def test_an_item_tells_how_many_are_asked_where_that_is_more_than_one(
+    desk: Desk, client: TestClient
+) -> None:
+    desk.ask("one")
+    assert "Asked of" not in sign_in(client).get("/queue").text
+    said = prediction("two", route="review")
+    asked = review(said, desk.now, desk.now + 60_000, priority=1.0)
+    desk.take(said, asked._replace(opinions=3))
+    assert "3 people; 0 looked at it before you" in client.get("/queue").text
 
 
 def test_a_token_of_the_proxys_own_does_not_hide_who_it_vouches_for(

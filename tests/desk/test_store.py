@@ -49,7 +49,9 @@ def test_whoever_asks_for_his_own_does_not_look_through_all_that_waits(
     tmp_path: Path, asked: Any
 ) -> None:
     store = open_store(f"sqlite:///{tmp_path / 'desk.sqlite'}", "tests")
-    made = asked.compile(dialect=sqlite.dialect(paramstyle="named"))
+    made = asked.compile(
+        dialect=sqlite.dialect(paramstyle="named"), compile_kwargs={"render_postcompile": True}
+    )
     with store.reading() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {made}", dict(made.params)).all()
     store.close()
