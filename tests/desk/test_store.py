@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy import event, insert, select
 
 from streams.core.errors import ConfigError, Conflict, Unavailable
 from streams.desk import queries
@@ -49,11 +48,14 @@ def test_whoever_asks_for_his_own_does_not_look_through_all_that_waits(
     tmp_path: Path, asked: Any
 ) -> None:
     store = open_store(f"sqlite:///{tmp_path / 'desk.sqlite'}", "tests")
-    made = asked.compile(
-        dialect=sqlite.dialect(paramstyle="named"), compile_kwargs={"render_postcompile": True}
-    )
-    with store.reading() as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {made}", dict(made.params)).all()
+    sent: list[tuple[str, Any]] = []
+    with store.writing() as connection:
+        event.listen(
+            connection, "before_cursor_execute", lambda *told: sent.append((told[2], told[3]))
+        )
+        connection.execute(asked, {"who": "ann", "now": 0, "then": 1})
+        statement, parameters = sent[0]
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters).all()
     store.close()
     assert plan[0].detail.startswith("SEARCH leases USING INDEX leases_by_reviewer")
 
