@@ -169,15 +169,23 @@ def _made(parts: Parts, store: Store) -> Opened:
             trouble=trouble,
         )
 
+    reads = Reads(store, decode, loop.window_ms)
+
+    def again(partition: int, offset: int) -> str:
+        verdict = reads.again(partition, offset)
+        _delivery(parts)([verdict])
+        return f"said once more, as {verdict.feedback_id}"
+
     board = Board(
         about=About(loop.name, loop.task, tuple(loop.classes), loop.window_ms, loop.view),
         store=store,
         work=Work(store, decode, parts.settings.desk_lease_s, several=rules.reviewers is not None),
         outbox=outbox,
-        reads=Reads(store, decode, loop.window_ms),
+        reads=reads,
         pulse=pulse,
         health=health,
         retry=lambda partition, offset: _retry(parts, partition, offset),
+        again=again,
     )
     return Opened(board, projection, sender)
 

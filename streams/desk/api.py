@@ -262,6 +262,18 @@ def _operating(api: FastAPI, board: Board, who: Who) -> None:
         """Sends a record that could not be used to where it came from, again."""
         return {"said": board.retry(partition, offset)}
 
+    @api.post(
+        "/feedback/{partition}/{offset}/again",
+        dependencies=[BEARER, operator],
+        responses=problems.responses(404, 409),
+    )
+    def again(
+        partition: Annotated[int, Path(ge=0, lt=2**31)],
+        offset: Annotated[int, Path(ge=0, lt=LONG)],
+    ) -> dict[str, str]:
+        """Says an orphaned verdict once more, now that its event was predicted; by its place on the loop's feedback."""
+        return {"said": board.again(partition, offset)}
+
 
 def _label(text: str) -> Any:
     """A label as JSON, or as the text it is."""

@@ -59,6 +59,7 @@ class Board:
 
     Attributes:
         retry: Sends a dead letter to where it came from, by its place among the dead letters; says what it did.
+        again: Says an orphaned verdict once more, by its place on the loop's feedback; says what it did.
         clock: The time, in milliseconds since the epoch.
     """
 
@@ -70,4 +71,5 @@ class Board:
     pulse: Pulse
     health: Callable[[], Health]
     retry: Callable[[int, int], str]
+    again: Callable[[int, int], str]
     clock: Callable[[], int] = now_ms

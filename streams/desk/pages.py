@@ -84,6 +84,7 @@ class _Pages:
             "/undo": self._undo,
             "/postpone": self._postpone,
             "/trouble/retry": self._retry,
+            "/trouble/again": self._again,
         }
         return Starlette(
             routes=[
@@ -313,11 +314,10 @@ class _Pages:
         return _told(postponed)
 
     def _retry(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        check_scopes(person, [OPERATE])
-        partition, _, offset = str(body.get("place")).partition("-")
-        if not (partition.isdecimal() and offset.isdecimal() and len(offset) < 19):
-            raise BadRecord("place has to be partition-offset, such as 0-17")
-        return {"said": self._board.retry(int(partition), int(offset))}
+        return {"said": self._board.retry(*_place(person, body))}
+
+    def _again(self, person: Person, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"said": self._board.again(*_place(person, body))}
 
     # What is common
 
@@ -385,6 +385,15 @@ def _told(work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         return work()
     except (BadRecord, NotFound, Conflict) as error:
         return {"saved": False, "detail": str(error), "gone": not isinstance(error, BadRecord)}
+
+
+def _place(person: Person, body: Mapping[str, Any]) -> tuple[int, int]:
+    """Partition and offset of what an operator wants sent again."""
+    check_scopes(person, [OPERATE])
+    partition, _, offset = str(body.get("place")).partition("-")
+    if not (partition.isdecimal() and offset.isdecimal() and len(offset) < 19):
+        raise BadRecord("place has to be partition-offset, such as 0-17")
+    return int(partition), int(offset)
 
 
 def _saved(done: Confirmed) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Row, Select, func, or_, select, tuple_
 
-from streams.core.errors import NotFound
+from streams.core.errors import Conflict, NotFound
 from streams.core.events import (
     EXPIRED,
     NO_CONSENSUS,
@@ -27,6 +27,7 @@ from streams.core.events import (
 )
 from streams.core.story import Found, Moment, moments
 from streams.core.topics import DEAD_LETTERS, FEEDBACK, OUTCOMES, PREDICTIONS, REVIEWS
+from streams.desk import queries
 from streams.desk.filters import SURE, UNSURE, Filter, all_rows, filtered, place_after
 from streams.desk.queries import NOW, is_open
 from streams.desk.rows import check_text, label_of, outcome_of
@@ -145,6 +146,8 @@ class Lost:
     at: int
     status: str
     detail: str | None
+    partition: int
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,35 @@ class Reads:
             moments=moments(found, (), self._window_ms),
         )
 
+    def again(self, partition: int, offset: int) -> Feedback:
+        """An orphaned verdict as it is to be said once more, now that its event is there; always under the same id.
+
+        Args:
+            partition: With ``offset``, where the verdict is on the loop's feedback.
+
+        Raises:
+            NotFound: No verdict there is known.
+            Conflict: It is not orphaned, or would be again.
+        """
+        at = {"partition": partition, "offset": offset}
+        with self._store.reading() as connection:
+            said = connection.execute(select(verdicts.c.value).filter_by(**at)).first()
+            became = connection.execute(select(outcomes.c.status).filter_by(**at)).first()
+            if said is None or became is None:
+                message = f"no verdict with an outcome is known at {partition}-{offset}"
+                raise NotFound(message)
+            verdict: Feedback = self._decode(said.value)
+            if became.status != ORPHANED:
+                message = f"verdict {verdict.feedback_id!r} is {became.status}, not orphaned"
+                raise Conflict(message)
+            of = connection.execute(queries.PREDICTED, {"of": verdict.event_id}).first()
+        if of is None:
+            message = (
+                f"event {verdict.event_id!r} is still unknown: the verdict would be orphaned again"
+            )
+            raise Conflict(message)
+        return verdict._replace(feedback_id=f"{verdict.feedback_id}/again")
+
     def trouble(self, limit: int = PAGE) -> Trouble:
         """The newest dead letters, lost verdicts and disputes."""
         newest = select(dead_letters).order_by(dead_letters.c.at.desc()).limit(limit)
@@ -311,7 +343,11 @@ class Reads:
                 for row in letters
             ),
             tuple(
-                Lost(row.event_id, row.feedback_id, row.at, row.status, row.detail) for row in gone
+                Lost(
+                    *(row.event_id, row.feedback_id, row.at, row.status, row.detail),
+                    *(row.partition, row.offset),
+                )
+                for row in gone
             ),
             tuple(
                 Dispute(row.event_id, by_event.get(row.event_id, {}), row.at) for row in disputes

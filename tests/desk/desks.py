@@ -60,6 +60,7 @@ class Desk:
             pulse=self.pulse,
             health=lambda: health,
             retry=retry,
+            again=lambda partition, offset: self.reads.again(partition, offset).feedback_id,
             clock=lambda: self.now,
         )
 

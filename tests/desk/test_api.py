@@ -174,5 +174,6 @@ def test_who_has_no_right_is_told_so(desk: Desk, client: TestClient) -> None:
     assert eve.ask("GET", "/predictions")[0] == 200
     assert eve.say(event_id="a", verdict=ACCEPT)[0] == 403
     assert eve.ask("POST", "/dead-letters/0/1/retry")[0] == 403
+    assert eve.ask("POST", "/feedback/0/1/again")[0] == 403
     assert eve.ask("GET", f"/{quote('../nothing')}")[0] == 404
     assert desk.outbox.undelivered() == 0

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from streams.core.events import Basis, Contribution, Score
+from streams.core.events import CORRECT, Basis, Contribution, Score
 from streams.desk.doors import COOKIE, Doors, Proxy
 from streams.desk.middleware import MOST_BYTES
 from streams.desk.people import People
 from streams.desk.store import open_store
 from streams.desk.views import card
 from streams.opening import application
-from tests.desk.desks import Desk, feedback, prediction, review
+from tests.desk.desks import Desk, feedback, outcome, prediction, review
 
 PASSWORD = "correct horse"
 EVIL = "<script>alert('x')</script>\"/../'"
@@ -305,6 +305,19 @@ def test_only_an_operator_retries(desk: Desk, client: TestClient) -> None:
         "said": "sent"
     }
     assert post(client, "/trouble/retry", {"place": "0-x"}).status_code == 422
+
+
+def test_only_an_operator_has_an_orphaned_verdict_said_again(
+    desk: Desk, client: TestClient
+) -> None:
+    said = feedback("one", CORRECT, False, "eve", "f-1")
+    desk.take(said, outcome(said, 0, "orphaned", None), prediction("one"))
+    assert "an operator can" in sign_in(client).get("/trouble").text
+    assert post(client, "/trouble/again", {"place": "0-0"}).status_code == 409
+    olga = sign_in(client, "olga")
+    assert 'data-again="0-0"' in olga.get("/trouble").text
+    assert post(olga, "/trouble/again", {"place": "0-0"}).json() == {"said": "f-1/again"}
+    assert post(olga, "/trouble/again", {"place": "0-7"}).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from streams.core.errors import BadRecord, NotFound
+from streams.core.errors import BadRecord, Conflict, NotFound
 from streams.core.events import ACCEPT, CORRECT, DeadLetter
 from streams.desk.filters import Filter
 from tests.desk.desks import Desk, feedback, outcome, prediction
@@ -129,3 +129,22 @@ def test_what_no_database_holds_is_refused_in_words(desk: Desk, wrong: str) -> N
     for ask in (desk.work.lease, desk.work.release):
         with pytest.raises(BadRecord, match=r"Unicode|zero"):
             ask("ann", wrong, desk.now)
+
+
+def test_an_orphaned_verdict_can_be_said_again_once_its_event_is_there(filled: Desk) -> None:
+    early = feedback("late", CORRECT, False, "eve", "f-9")
+    at = filled.offsets["Feedback"]
+    filled.take(early)
+    with pytest.raises(NotFound, match=f"no verdict with an outcome is known at 0-{at}"):
+        filled.reads.again(0, at)
+    filled.take(outcome(early, at, "orphaned", None))
+    with pytest.raises(Conflict, match="event 'late' is still unknown"):
+        filled.reads.again(0, at)
+    filled.take(prediction("late"))
+    assert filled.reads.again(0, at) == early._replace(feedback_id="f-9/again")
+    (lost,) = filled.reads.trouble().lost
+    assert (lost.partition, lost.offset) == (0, at)
+    learned = feedback("p1", ACCEPT)
+    filled.take(learned, outcome(learned, at + 1))
+    with pytest.raises(Conflict, match="is learned, not orphaned"):
+        filled.reads.again(0, at + 1)

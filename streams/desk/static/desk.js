@@ -187,6 +187,10 @@ async function undo() {
   }
 }
 
+function redo(path, place) {
+  send(path, { place }).then(({ said }) => say(said), (error) => say(error.message, true));
+}
+
 function postpone(seconds) {
   return leave(async (item) => {
     kept(await send("/postpone", { lease: item.dataset.lease, seconds }));
@@ -308,7 +312,8 @@ document.addEventListener("click", (event) => {
   } else if (data.open) open(data.open);
   else if (data.postpone) postpone(Number(data.postpone));
   else if (data.undo !== undefined) undo();
-  else if (data.retry) send("/trouble/retry", { place: data.retry }).then(({ said }) => say(said), (error) => say(error.message, true));
+  else if (data.retry) redo("/trouble/retry", data.retry);
+  else if (data.again) redo("/trouble/again", data.again);
 });
 
 document.addEventListener("keydown", (event) => {
