@@ -20,6 +20,9 @@ CLOCKED = Path(__file__).with_name("clocked.py")
 REFUSED = 2
 """The exit code of a worker that refuses to start: never right here, since nothing is configured wrongly."""
 
+SILENT_S, RUNS_WITHIN_S = 60.0, 300.0
+"""For so long a worker that starts may say nothing new, and so long it may take in all."""
+
 
 class Death(NamedTuple):
     """A worker that ended without being told to."""
@@ -95,12 +98,21 @@ class Fleet:
             message = f"{worker} runs on after {within_s} s:\n{self.log(worker)}"
             raise AssertionError(message) from None
 
-    def await_running(self, worker: str, within_s: float = 60.0) -> None:
-        """Waits until it has its partitions; it may end and be started again meanwhile."""
-        try:
-            await_that(lambda: self.is_running(worker), within_s)
-        except AssertionError as error:
-            raise AssertionError(f"{worker} does not run: {self.log(worker)[-2000:]}") from error
+    def await_running(self, worker: str) -> None:
+        """Waits until it has its partitions; it may end and be started again meanwhile.
+
+        One that reads a long log into its state tells of each step, and is waited for as long as it does.
+        """
+        told, began = "", time.monotonic()
+        since = began
+        while not self.is_running(worker):
+            now = time.monotonic()
+            if (tells := self.log(worker)) != told:
+                told, since = tells, now
+            if now > min(since + SILENT_S, began + RUNS_WITHIN_S):
+                message = f"{worker} does not run: {told[-2000:]}"
+                raise AssertionError(message)
+            time.sleep(0.05)
 
     def is_running(self, worker: str) -> bool:
         """Whether a worker has its partitions."""
