@@ -252,14 +252,31 @@ class Chunk(NamedTuple):
     data: bytes
 
 
+class Drift(NamedTuple):
+    """An alarm of a drift detector: ``error`` is the mean of the newest original answers'.
+
+    ``at`` is when the verdict was given that raised it.
+    """
+
+    detector: str
+    model_version: int
+    learned: int
+    error: float
+    at: int | None
+
+
 class Score(NamedTuple):
-    """Progressive metrics of a model key: each example was scored by its original prediction before it was learned."""
+    """Progressive metrics of a model key: each example was scored by its original prediction before it was learned.
+
+    ``drifts`` are the newest alarms, oldest first; None where no detector watches.
+    """
 
     model_key: str
     model_version: int
     learned: int
     metrics: Mapping[str, float]
     scored_at: int
+    drifts: Sequence[Drift] | None = None
 
 
 class Position(NamedTuple):

@@ -265,7 +265,7 @@ class Fold:
     def _count(self, version: int, example: Example) -> None:
         features = example.features
         self.learned += 1
-        self.experience.learn(example)
+        self.experience.learn(version, example)
         if self._usual is not None:
             self._usual.learn(features)
         if len(self._probe) < PROBES and features not in self._probe:

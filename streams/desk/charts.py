@@ -1,16 +1,21 @@
-"""The drawings of the quality page, as measures for SVG: lines over time, calibration, and shares as bars."""
+"""The drawings of the quality page, as measures for SVG: lines over time with the drift in them, calibration, and shares as bars."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from streams.desk.quality import Bin, Cell, Point, Quality
-from streams.desk.views import percent, words
+from streams.desk.quality import Bin, Cell, Point, Quality, Watch
+from streams.desk.views import clock, percent, words
 
 WIDE, HIGH = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 40, 470, 10, 195
 TICKS = 4
+ALARMS, NAMED = 20, 10
+"""The newest alarms are listed, and so many models without one are named."""
+NOBODY_WATCHES = (
+    "No detector looks for drift: a loop whose review has review.Drifting(...) in it has one."
+)
 LINES = (("model", ".rolling"), ("frozen", ".frozen"), ("baseline", ".baseline"))
 
 
@@ -36,12 +41,34 @@ class Chart:
     """Lines over how much was learned.
 
     Attributes:
+        marks: Where drift was told.
         says: The same in words, for those who do not see it.
     """
 
     lines: tuple[Line, ...]
     across: tuple[Tick, ...]
     up: tuple[Tick, ...]
+    marks: tuple[Tick, ...]
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """An alarm of a drift detector, in words."""
+
+    model: str
+    at: str
+    version: str
+    learned: str
+    detector: str
+    measured: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drifts:
+    """What the drift detectors told: the newest alarms first, and a sentence about the models without one."""
+
+    alarms: tuple[Alarm, ...]
     says: str
 
 
@@ -72,7 +99,7 @@ class Matrix:
     rows: tuple[Confused, ...]
 
 
-def over_time(history: Sequence[Point], main: str) -> Chart | None:
+def over_time(history: Sequence[Point], main: str, watched: Iterable[Watch] = ()) -> Chart | None:
     """A metric of the model of now beside the frozen one and the baseline; None before there is any."""
     points = [
         point for point in history if any(f"{main}{end}" in point.metrics for _, end in LINES)
@@ -101,7 +128,44 @@ def over_time(history: Sequence[Point], main: str) -> Chart | None:
     )
     up = tuple(Tick(_up(n / TICKS), _told(most * n / TICKS, main)) for n in range(TICKS + 1))
     says = f"{main} after {last:,} lessons: {', '.join(line.text for line in lines)}"
-    return Chart(tuple(lines), across, up, says)
+    marks = tuple(
+        Tick(_across(drift.learned, first, last), f"drift after {drift.learned:,} lessons")
+        for watch in watched
+        for drift in watch.drifts or ()
+        if first <= drift.learned <= last
+    )
+    says = "; ".join([says, *(mark.text for mark in marks)])
+    return Chart(tuple(lines), across, up, marks, says)
+
+
+def drifts(watched: Sequence[Watch], main: str) -> Drifts:
+    """What was told of drift, model by model."""
+    told = [(drift, watch) for watch in watched for drift in watch.drifts or ()]
+    newest = sorted(told, key=lambda one: (one[0].at or 0, one[0].model_version), reverse=True)
+    alarms = tuple(
+        Alarm(
+            watch.model_key or "(the only one)",
+            "–" if drift.at is None else clock(drift.at),
+            f"{drift.model_version:,}",
+            f"{drift.learned:,}",
+            drift.detector,
+            f"{percent(drift.error)} wrong"
+            if main == "accuracy"
+            else f"off by {words(drift.error)}",
+        )
+        for drift, watch in newest[:ALARMS]
+    )
+    return Drifts(alarms, _calm(watched))
+
+
+def _calm(watched: Sequence[Watch]) -> str:
+    calm = [watch.model_key for watch in watched if watch.drifts == ()]
+    if not watched or all(watch.drifts is None for watch in watched):
+        return "" if not watched else NOBODY_WATCHES
+    if not any(calm):  # one model, without a name
+        return "No drift so far." if calm else ""
+    more = f" and {len(calm) - NAMED:,} more" if len(calm) > NAMED else ""
+    return f"No drift so far: {', '.join(calm[:NAMED])}{more}."
 
 
 def calibration(bins: Iterable[Bin]) -> tuple[Dot, ...]:
@@ -144,9 +208,11 @@ def main_metric(task: str) -> str:
 
 def drawn(told: Quality, task: str) -> dict[str, object]:
     """All drawings of the page."""
+    main = main_metric(task)
     most = max((age.count for age in told.waiting), default=0) or 1
     return {
-        "history": over_time(told.history, main_metric(task)),
+        "history": over_time(told.history, main, told.watched),
+        "drifts": drifts(told.watched, main),
         "calibration": calibration(told.calibration),
         "matrix": None if task == "regression" else matrix(told.confusion),
         "waiting": [

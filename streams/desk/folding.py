@@ -53,6 +53,7 @@ from streams.desk.tables import (
     reviews,
     scores,
     verdicts,
+    watches,
 )
 
 AT_ONCE = 500
@@ -253,6 +254,12 @@ class Folding:
     def _scores(self, connection: Connection, came: list[tuple[Any, Came]]) -> None:
         made = [rows.score_row(record, *each[1:4]) for record, each in came]
         self._new(connection, scores, made)
+        newest = {row["model_key"]: row for row in (rows.watch_row(record) for record, _ in came)}
+        if newest:
+            into = self._insert(watches)
+            told = {"drifts": into.excluded["drifts"]}
+            replaced = into.on_conflict_do_update(index_elements=["model_key"], set_=told)
+            self._add(connection, replaced, list(newest.values()))
 
     def _letters(self, connection: Connection, came: list[tuple[Any, Came]]) -> None:
         made = [rows.letter_row(record, *each[1:4], each.value) for record, each in came]

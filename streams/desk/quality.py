@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, func, select
 
 from streams.core.estimates import Estimate, alpha, share, weighted_share
-from streams.core.events import LEARNED, REJECT, REVIEW, Label
+from streams.core.events import LEARNED, REJECT, REVIEW, Drift, Label
 from streams.desk.rows import label_of
 from streams.desk.store import Store
 from streams.desk.tables import (
@@ -27,6 +27,7 @@ from streams.desk.tables import (
     reviews,
     scores,
     verdicts,
+    watches,
 )
 
 COUNTED, POINTS, BINS = 20_000, 300, 10
@@ -91,6 +92,14 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """The newest alarms of a model's drift detectors, oldest first; None where none watches it."""
+
+    model_key: str
+    drifts: tuple[Drift, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Quality:
     """What there is to know.
 
@@ -120,6 +129,7 @@ class Quality:
     to_model: Times | None
     waiting: tuple[Age, ...]
     history: tuple[Point, ...]
+    watched: tuple[Watch, ...]
 
 
 def quality(store: Store, now: int) -> Quality:
@@ -144,6 +154,7 @@ def quality(store: Store, now: int) -> Quality:
             to_model=_times(_lags(connection)),
             waiting=_waiting(connection, now),
             history=_history(connection),
+            watched=_watched(connection),
         )
 
 
@@ -264,5 +275,16 @@ def _history(connection: Connection) -> tuple[Point, ...]:
     rows = reversed(connection.execute(newest).all())
     return tuple(
         Point(row.at, row.model_key, row.model_version, row.learned, json.loads(row.metrics))
+        for row in rows
+    )
+
+
+def _watched(connection: Connection) -> tuple[Watch, ...]:
+    rows = connection.execute(select(watches).order_by(watches.c.model_key))
+    return tuple(
+        Watch(
+            row.model_key,
+            None if row.drifts is None else tuple(Drift(**each) for each in json.loads(row.drifts)),
+        )
         for row in rows
     )

@@ -143,6 +143,15 @@ def score_row(record: Score, partition: int, offset: int, at: int) -> Fields:
     }
 
 
+def watch_row(record: Score) -> Fields:
+    """Of a score, what the model's drift detectors told."""
+    drifts = record.drifts
+    return {
+        "model_key": storable(record.model_key),
+        "drifts": None if drifts is None else json.dumps([drift._asdict() for drift in drifts]),
+    }
+
+
 def letter_row(record: DeadLetter, partition: int, offset: int, at: int, value: bytes) -> Fields:
     """Of a dead letter, what it is found by."""
     return _place(partition, offset, at) | {

@@ -146,6 +146,12 @@ scores = _cached(
     Index("scores_by_time", "at", "offset"),
 )
 
+watches = _cached(
+    "watches",
+    Column("model_key", Text, primary_key=True),
+    Column("drifts", Text),  # the newest alarms of its detectors; null where none watches
+)
+
 dead_letters = _cached(
     "dead_letters",
     Column("partition", Integer, primary_key=True),

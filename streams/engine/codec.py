@@ -135,6 +135,7 @@ _NESTED = (
     events.Contribution,
     events.Basis,
     events.Check,
+    events.Drift,
     events.Position,
     events.Header,
 )

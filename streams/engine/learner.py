@@ -373,6 +373,7 @@ class Learner(Role):
             learned=fold.learned,
             metrics=fold.scores.values(),
             scored_at=int(time() * 1000),
+            drifts=fold.experience.drifts,
         )
         self._outputs.send(self._scores, self._encode_score(score), key.encode())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from itertools import product
@@ -179,7 +180,7 @@ def test_a_cold_start_ends_when_verdicts_are_learned_and_each_class_has_its_own(
     knows, route = Experience(), ColdStart(first=3, per_class=2).router()
     for n in range(3):
         assert route("x", True, SCORES, 0.75, {}, knows)[:2] == (REVIEW, "cold start")
-        knows.learn(example(n, {}, True))
+        knows.learn(n + 1, example(n, {}, True))
     assert route("x", True, SCORES, 0.75, {}, knows).reason == NOBODY_ASKED
     assert route("x", False, SCORES, 0.75, {}, knows)[:2] == (REVIEW, "cold start of the class")
 
@@ -188,7 +189,7 @@ def test_numbers_are_lessons_of_no_class_and_their_errors_tell_of_drift() -> Non
     detector = drift.ADWIN()
     knows = Experience("regression", [detector])
     for n in range(600):
-        knows.learn(example(n, {}, 1.0)._replace(predicted=1.0 if n < 300 else 9.0))
+        knows.learn(n + 1, example(n, {}, 1.0)._replace(predicted=1.0 if n < 300 else 9.0))
     assert (knows.lessons, knows.taught) == (600, {})
     assert knows.since[repr(detector)] < 300
 
@@ -201,7 +202,7 @@ def test_drift_has_more_asked_for_a_while_after_an_alarm() -> None:
     for n in range(1200):
         wrong = 500 <= n < 800
         said = example(n, {}, True)._replace(predicted=not wrong)
-        knows.learn(said)
+        knows.learn(n + 1, said)
         asked.append(route(f"{n}", True, SCORES, 0.75, {}, knows).route == REVIEW)
     assert not any(asked[:500])
     assert any(asked[500:700])
@@ -209,6 +210,32 @@ def test_drift_has_more_asked_for_a_while_after_an_alarm() -> None:
     again = Experience("binary", policy.detectors())
     again.load(knows.dump())
     assert (again.since, again.taught, again.lessons) == (knows.since, knows.taught, 1200)
+    assert again.drifts == knows.drifts
+
+
+def test_an_alarm_tells_the_version_the_time_and_the_errors() -> None:
+    knows = Experience("binary", [drift.ADWIN()])
+    assert Experience().drifts is None
+    for n in range(600):
+        said = example(n, {}, True)._replace(predicted=n < 500, predicted_at=n, answered_at=n + 7)
+        knows.learn(n + 1, said)
+        if n == 500:
+            assert knows.drifts == []
+    assert knows.drifts is not None
+    first = knows.drifts[0]
+    assert (first.detector, first.learned) == ("ADWIN", first.model_version)
+    assert 500 < first.learned < 600
+    assert first.at == first.learned - 1 + 7
+    assert first.error == pytest.approx(min(first.learned - 500, 50) / 50)
+
+
+def test_errors_beyond_all_measure_are_left_out_of_what_an_alarm_tells() -> None:
+    knows = Experience("regression", [drift.ADWIN()])
+    for n in range(600):
+        off = 1.7e308 if n == 590 else 9.0
+        said = math.inf if n == 300 else 1.0 if n < 300 else off
+        knows.learn(n + 1, example(n, {}, 1.0)._replace(predicted=said))
+    assert all(math.isfinite(alarm.error) for alarm in knows.drifts or ())
 
 
 def test_a_composition_has_the_folds_watch_what_its_parts_need() -> None:
@@ -410,7 +437,7 @@ def test_a_selection_never_starves(model: Any, policy: Policy) -> None:
         assert asking(decision) > 0
         if asked[-1]:
             model.learn_one(x, y)
-            knows.learn(example(n, x, y))
+            knows.learn(n + 1, example(n, x, y))
     assert all(asked[:20])
     assert sum(asked[-500:]) >= 5
     assert sum(asked) < 300

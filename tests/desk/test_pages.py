@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from streams.core.events import CORRECT, Basis, Contribution, Score
+from streams.core.events import CORRECT, Basis, Contribution, Drift, Score
 from streams.desk.doors import COOKIE, Doors, Proxy
 from streams.desk.middleware import MOST_BYTES
 from streams.desk.people import People
@@ -344,8 +344,12 @@ def test_quality_is_drawn_of_nothing_and_of_something(desk: Desk, client: TestCl
     desk.ask("one", "two")
     desk.take(feedback("one", "correct", True), feedback("two", "correct", False))
     metrics = {"accuracy.rolling": 0.75, "accuracy.frozen": 0.5, "accuracy.baseline": 0.5}
-    desk.take(Score("", 7, 4, metrics, 0), Score("", 9, 6, metrics, 0))
+    desk.take(Score("", 7, 4, metrics, 0, []), Score("", 8, 5, metrics, 0, []))
+    assert "No drift so far." in client.get("/quality/body").text
+    desk.take(Score("", 9, 6, metrics, 0, [Drift("ADWIN", 8, 5, 0.4, 0)]))
     page = client.get("/quality").text
+    assert "<title>drift after 5 lessons</title>" in page
+    assert "<td>ADWIN</td><td>40% wrong</td>" in page
     assert "accuracy after 6 lessons: model 75%, frozen 50%, baseline 50%" in page
     assert "70% sure: 50% right of 2" in page
     assert page.count('<th scope="row">ann</th>') == 1

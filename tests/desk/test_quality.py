@@ -5,8 +5,9 @@ from dataclasses import replace
 
 from sqlalchemy import insert
 
-from streams.core.events import ACCEPT, CORRECT, REJECT, Score
-from streams.desk.quality import COUNTED, Cell, quality
+from streams.core.events import ACCEPT, CORRECT, REJECT, Drift, Score
+from streams.desk.charts import NOBODY_WATCHES, drifts, over_time
+from streams.desk.quality import COUNTED, Cell, Point, Watch, quality
 from streams.desk.rows import prediction_row
 from streams.desk.store import Store
 from streams.desk.tables import predictions
@@ -105,3 +106,43 @@ def test_verdicts_that_were_volunteered_do_not_crowd_out_those_that_were_asked_f
     told = quality(desk.store, desk.now)
     assert told.raw is not None
     assert told.raw.cases == 1
+
+
+ALARM = Drift("ADWIN", 500, 450, 0.4, 1_700_000_000_000)
+
+
+def test_of_each_model_the_newest_score_tells_its_drift(desk: Desk) -> None:
+    scores = [
+        Score("a", 400, 350, {}, 0, []),
+        Score("b", 410, 360, {}, 0, []),
+        Score("c", 420, 370, {}, 0),
+        Score("a", 501, 451, {}, 0, [ALARM]),
+    ]
+    desk.take(*scores[:2])
+    desk.take(*scores[2:])
+    told = quality(desk.store, desk.now)
+    assert told.watched == (Watch("a", (ALARM,)), Watch("b", ()), Watch("c", None))
+    said = drifts(told.watched, "accuracy")
+    assert [(alarm.model, alarm.at, alarm.measured) for alarm in said.alarms] == [
+        ("a", "2023-11-14 22:13:20", "40% wrong")
+    ]
+    assert said.says == "No drift so far: b."
+
+
+def test_drift_is_marked_where_it_is_in_the_drawing_and_told_in_words() -> None:
+    history = [Point(0, "", n, n, {"mae.rolling": 1.0}) for n in (400, 500)]
+    early, late = ALARM._replace(learned=300), ALARM
+    chart = over_time(history, "mae", [Watch("", (early, late))])
+    assert chart is not None
+    assert [mark.at for mark in chart.marks] == [255.0]
+    assert chart.says.endswith("; drift after 450 lessons")
+
+
+def test_who_has_no_alarm_or_no_detector_is_told_so() -> None:
+    assert drifts([Watch("", ())], "accuracy").says == "No drift so far."
+    assert drifts([Watch("", (ALARM,))], "accuracy").says == ""
+    assert drifts([Watch("", None)], "accuracy").says == NOBODY_WATCHES
+    assert drifts([], "accuracy").says == ""
+    many = [Watch(f"m{n:02}", ()) for n in range(12)]
+    assert drifts(many, "accuracy").says.endswith("m09 and 2 more.")
+    assert drifts([Watch("", (ALARM,))], "mae").alarms[0].measured == "off by 0.4"

@@ -351,6 +351,16 @@ def test_feedback_of_earlier_releases_is_read_and_is_no_seniors() -> None:
         assert read == made._replace(senior=False)
 
 
+def test_scores_of_earlier_releases_are_read_and_tell_of_no_detector() -> None:
+    made = events.Score("", 3, 2, {"accuracy": 0.5}, 7, [events.Drift("ADWIN", 2, 1, 0.5, None)])
+    assert CODEC.decode(CODEC.encode("scores", made)) == made
+    old = writer(json.loads((schema_folder() / "older" / "score-1.avsc").read_text()))
+    out = BytesIO()
+    fastavro.schemaless_writer(out, old.schema, plain(made))
+    read = CODEC.decode_as(events.Score, b"\xc3\x01" + old.fingerprint + out.getvalue())
+    assert read == made._replace(drifts=None)
+
+
 def test_a_record_of_an_older_schema_is_read_by_the_schema_it_was_written_with() -> None:
     old = {"feedback_id": "f", "event_id": "e", "verdict": "correct", "label": True}
     out = BytesIO()
