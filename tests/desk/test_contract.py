@@ -30,7 +30,7 @@ def contract(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def test_no_request_breaks_the_contract(contract: Any) -> None:
     operations = [found.ok() for found in contract.get_all_operations()]
-    assert len(operations) == 11
+    assert len(operations) == 12
     for operation in operations:
 
         @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))

@@ -311,3 +311,18 @@ def test_each_page_suits_everybody_and_has_its_picture(
             assert over <= 0, f"{path} is wider than {wide}"
             name = path[1:].split("?")[0].replace("/", "-")
             page.screenshot(path=folder / f"{name}-{scheme}.png")
+
+
+def test_single_letter_keys_can_be_turned_off_and_stay_off(open_page: Open) -> None:
+    """Who dictates to his browser would answer by talking (WCAG 2.1.4)."""
+    page = open_page("ann", "/queue")
+    await_items(page)
+    page.get_by_label("Single-letter keys").uncheck()
+    page.reload()
+    await_items(page)
+    assert not page.get_by_label("Single-letter keys").is_checked()
+    page.locator("body").press("?")
+    assert page.locator("dialog[open]").count() == 0
+    page.get_by_label("Single-letter keys").check()
+    page.locator("body").press("?")
+    page.wait_for_selector("dialog#help[open]")

@@ -316,7 +316,19 @@ document.addEventListener("click", (event) => {
   else if (data.again) redo("/trouble/again", data.again);
 });
 
+const keys = find("#keys"); // who speaks to his browser, or slips, turns them off: WCAG 2.1.4
+
+function useKeys(isOn) {
+  keys.checked = isOn;
+  document.documentElement.dataset.keys = isOn ? "on" : "off";
+  for (const button of all("button[data-key]")) {
+    if (isOn) button.setAttribute("aria-keyshortcuts", button.dataset.key);
+    else button.removeAttribute("aria-keyshortcuts");
+  }
+}
+
 document.addEventListener("keydown", (event) => {
+  if (!keys?.checked) return;
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || find("dialog[open]")) return;
   if (event.target.matches("input:not([type=checkbox]), textarea, select")) return;
   const button = all("button[data-key]").find((one) => one.dataset.key === event.key && !one.closest("[hidden]"));
@@ -327,7 +339,12 @@ document.addEventListener("keydown", (event) => {
 
 document.addEventListener("change", (event) => {
   if (event.target.matches(".lane input")) countSelected();
+  if (event.target !== keys) return;
+  localStorage.setItem("keys", keys.checked ? "on" : "off");
+  useKeys(keys.checked);
 });
+
+if (keys) useKeys(localStorage.getItem("keys") !== "off");
 
 if (queue) setInterval(tick, 1000);
 if (find("nav")) watch();
