@@ -1,6 +1,6 @@
 # What people do with this project. Everything is installed into .venv; nothing needs a prompt or a password.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench soak broker lock clean
+.PHONY: help setup demo test check bench soak pictures broker lock clean
 
 PYTHON ?= python3
 MINUTES ?= 30
@@ -34,6 +34,9 @@ bench: setup ## measure how fast it is: a table, and bench.json
 
 soak: setup ## run everything under faults for MINUTES=30: a report, and soak.json
 	$(BIN)/python -m tests.faults --plan long --minutes $(MINUTES) --seed $(SEED)
+
+pictures: setup ## make the README's pictures of the desk anew, with Chromium
+	COUNTERPOINT_TEST_PICTURES=tests/pictures $(BIN)/python -m pytest tests/e2e/test_browser.py -k picture
 
 broker: setup ## run the embedded Kafka until Ctrl-C
 	$(BIN)/counterpoint broker

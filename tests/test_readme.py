@@ -71,6 +71,14 @@ def test_each_command_that_is_shown_is_understood(line: str) -> None:
         assert option in told.output
 
 
+@pytest.mark.parametrize(("alt", "path"), re.findall(r"!\[(.*?)\]\((.*?)\)", README))
+def test_each_picture_that_is_shown_is_there_small_and_told_in_words(alt: str, path: str) -> None:
+    picture = ROOT / path
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 150_000
+    assert len(alt) > 20
+
+
 def test_the_loop_that_is_shown_is_a_loop() -> None:
     shown = next(block for block in blocks("python") if "Loop(" in block)
     names: dict[str, object] = {}

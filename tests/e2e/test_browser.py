@@ -1,6 +1,6 @@
 """People at the desk, with real browsers on a real system: one loop for all tests, each with events of its own.
 
-With COUNTERPOINT_TEST_PICTURES=FOLDER the pictures of the pages are kept there.
+With COUNTERPOINT_TEST_PICTURES=FOLDER the pictures of the pages are kept there: `make pictures` makes the README's.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
 from streams import opening
-from streams.core.events import LEARNED, RETRACTED, Input, Outcome
+from streams.core.events import CORRECT, LEARNED, RETRACTED, Features, Feedback, Input, Outcome
 from streams.demos import digits
 from streams.desk.board import now_ms
 from streams.desk.people import People
@@ -32,7 +34,7 @@ CHROMIUM = "/usr/bin/chromium"
 TOOL = Path(__file__).parents[1] / "examples" / "tool.py"
 HERE_ALONE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
 DIGITS = """
-from river import linear_model, preprocessing
+from river import drift, linear_model, preprocessing
 from streams import Loop, review
 
 loop = Loop(
@@ -40,12 +42,15 @@ loop = Loop(
     task="multiclass",
     model=preprocessing.StandardScaler() | linear_model.SoftmaxRegression(),
     classes=tuple(range(10)),
-    review=review.Everything(),
+    review=review.Everything() | review.Drifting(drift.ADWIN(), share=0.5),
 )
 """
 PASSWORD = "correct horse"
 EVIL = "<script>alert('x')</script>\"/../'"
 MANY, REVIEWED = 64, 30
+WAVES, WAVE, TURNED = 16, 50, range(8, 12)
+"""Lessons for the pictures: in some waves the images are turned, and the model has to learn anew."""
+TALLEST = 1_500
 SHOWN = "document.querySelector('.item:not([hidden])')?.dataset.event"
 TIMED = """
 () => {
@@ -291,16 +296,60 @@ def test_script_stays_text(system: System, open_page: Open) -> None:
     expect(page.locator(".line .feedback")).to_have_count(1, timeout=20_000)
 
 
+@pytest.fixture
+def taught(system: System, truth: dict[str, int]) -> str:
+    """The model learns, wave by wave, from people who err now and then; some digits wait. An event that two looked at."""
+    images = islice(digits.stream(), MANY, None)
+    waiting = list(truth)[:MANY]
+    for wave in range(WAVES + 1):
+        verdicts = [verdict(event_id, truth[event_id]) for event_id in waiting]
+        system.send("feedback", verdicts)
+        system.await_ids("outcomes", [each.feedback_id for each in verdicts], "feedback_id")
+        some = list(islice(images, WAVE if wave < WAVES else 40))
+        new = [Input(name, turned(x) if wave in TURNED else x) for name, x, _ in some]
+        system.send("inputs", new)
+        waiting = [each.event_id for each in new]
+        system.await_ids("predictions", waiting)
+    twice = list(truth)[MANY + 4 * WAVE : MANY + 5 * WAVE]
+    again = [verdict(each, truth[each], "dora") for each in twice]
+    system.send("feedback", again)
+    system.await_ids("outcomes", [each.feedback_id for each in again], "feedback_id")
+    return twice[0]
+
+
+def turned(pixels: Features) -> Features:
+    """The image on its side."""
+    return {f"pixel_{7 - int(name[8])}_{name[6]}": value for name, value in pixels.items()}
+
+
+def verdict(event_id: str, digit: int, reviewer: str | None = None) -> Feedback:
+    """Who answers follows from the event, as does whether that is wrong."""
+    number = int(event_id.rpartition("-")[2])
+    who = reviewer or ("ann", "bob", "cem")[number % 7 % 3]
+    said = digit if number % (19 if reviewer else 31) else (digit + 1) % 10
+    return Feedback(f"{event_id}-{who}", event_id, CORRECT, said, reviewer=who, channel="desk")
+
+
+def picture(page: Page, path: Path) -> None:
+    """The page from its top, in few colours: a tenth of the bytes, and nobody sees it."""
+    tall = page.evaluate("document.documentElement.scrollHeight")
+    size = page.viewport_size or {"width": 0, "height": 0}
+    high = min(max(tall, size["height"]), TALLEST)
+    clip = {"x": 0, "y": 0, "width": size["width"], "height": high}
+    page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
+    with Image.open(path) as drawn:
+        drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 def test_each_page_suits_everybody_and_has_its_picture(
-    system: System, open_page: Open, tmp_path: Path
+    system: System, open_page: Open, taught: str, tmp_path: Path
 ) -> None:
     folder = Path(os.environ.get("COUNTERPOINT_TEST_PICTURES") or tmp_path).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     system.write(system.topic("inputs"), b"not a record", b"broken")
     page = open_page("olga", "/queue")
     await_items(page)
-    event = shown(page)
-    for path in ("/queue", "/browse", f"/event?id={event}", "/quality", "/trouble", "/enter/x"):
+    for path in ("/queue", "/browse", f"/event?id={taught}", "/quality", "/trouble", "/enter/x"):
         page.goto(page.url.split("/", 3)[0] + f"//127.0.0.1:{system.settings.desk_port}{path}")
         for scheme, wide in (("light", 1200), ("dark", 360)):
             page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
@@ -310,7 +359,7 @@ def test_each_page_suits_everybody_and_has_its_picture(
             over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{path} is wider than {wide}"
             name = path[1:].split("?")[0].replace("/", "-")
-            page.screenshot(path=folder / f"{name}-{scheme}.png")
+            picture(page, folder / f"{name}-{scheme}.png")
 
 
 def test_single_letter_keys_can_be_turned_off_and_stay_off(open_page: Open) -> None:
