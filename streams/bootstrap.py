@@ -485,8 +485,7 @@ def _credentials(settings: Settings) -> Any:
 
 
 def _predictor(parts: Parts, slot: Slot) -> Role:
-    loop, mine = parts.loop, parts.define()
-    replica = Replica(parts.log(mine), parts.codec, replays=mine.replays)
+    loop = parts.loop
     return Predictor(
         inputs=parts.topic(names.INPUTS),
         read=input_reader(loop.inputs, parts.codec),
@@ -495,7 +494,7 @@ def _predictor(parts: Parts, slot: Slot) -> Role:
         partitions=lambda: _partitions(parts, parts.topic(names.INPUTS)),
         explains=loop.explain,
         predictions=parts.topic(names.PREDICTIONS),
-        replica=replica,
+        replica=replica(parts),
         codec=parts.codec,
         outputs=parts.outputs,
         guard=parts.guard("predictor"),
@@ -640,14 +639,18 @@ def today(loop: Loop, settings: Settings, model_key: str) -> Fold:
     Raises:
         Conflict: The log's newest definition is not that of this code.
     """
-    parts = Parts(loop, settings)
-    mine = parts.define()
-    replica = Replica(parts.log(mine), parts.codec, replays=mine.replays)
+    found = replica(Parts(loop, settings))
     try:
-        replica.open()
-        return replica.serving(model_key)
+        found.open()
+        return found.serving(model_key)
     finally:
-        replica.close()
+        found.close()
+
+
+def replica(parts: Parts) -> Replica:
+    """The models of a loop as predictors have them, not opened yet."""
+    mine = parts.define()
+    return Replica(parts.log(mine), parts.codec, replays=mine.replays)
 
 
 def adopt(loop: Loop, settings: Settings, mode: str, why: str) -> None:

@@ -42,6 +42,7 @@ from streams.engine.slot import take
 from streams.failpoints import arm
 from streams.heartbeat import beating
 from streams.loop import Loop, load
+from streams.present import Present
 from streams.supervisor import signals_set
 
 log = logging.getLogger("counterpoint.desk")
@@ -59,6 +60,7 @@ class Opened:
     board: Board
     projection: Projection
     sender: Sender
+    present: Present
 
 
 def run_desk(reference: str, worker: str | None, settings: Settings) -> int:
@@ -80,7 +82,8 @@ def run_desk(reference: str, worker: str | None, settings: Settings) -> int:
             desk.projection.start()
             desk.sender.start()
             app = application(desk.board, doors_of(desk.board, settings))
-            with beating(lambda: Parts(loop, settings), ROLE, slot.name, desk.board.health):
+            heart = beating(lambda: Parts(loop, settings), ROLE, slot.name, desk.board.health)
+            with heart, desk.present.following():
                 serve(app, listening, desk.board.pulse.end)
     finally:
         slot.release()
@@ -176,6 +179,7 @@ def _made(parts: Parts, store: Store) -> Opened:
         _delivery(parts)([verdict])
         return f"said once more, as {verdict.feedback_id}"
 
+    present = Present(lambda: bootstrap.replica(parts))
     board = Board(
         about=About(loop.name, loop.task, tuple(loop.classes), loop.window_ms, loop.view),
         store=store,
@@ -186,8 +190,9 @@ def _made(parts: Parts, store: Store) -> Opened:
         health=health,
         retry=lambda partition, offset: _retry(parts, partition, offset),
         again=again,
+        now=present.answer,
     )
-    return Opened(board, projection, sender)
+    return Opened(board, projection, sender, present)
 
 
 def _delivery(parts: Parts) -> Deliver:

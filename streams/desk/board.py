@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import time
 
-from streams.core.events import Label
+from streams.core.events import Features, Label
+from streams.core.model import Answer
 from streams.desk.live import Pulse
 from streams.desk.outbox import Outbox
 from streams.desk.reads import Reads
@@ -60,6 +61,7 @@ class Board:
     Attributes:
         retry: Sends a dead letter to where it came from, by its place among the dead letters; says what it did.
         again: Says an orphaned verdict once more, by its place on the loop's feedback; says what it did.
+        now: What a model says to an event's features now, by its key; None if it cannot be asked.
         clock: The time, in milliseconds since the epoch.
     """
 
@@ -72,4 +74,5 @@ class Board:
     health: Callable[[], Health]
     retry: Callable[[int, int], str]
     again: Callable[[int, int], str]
+    now: Callable[[str, Features], Answer | None]
     clock: Callable[[], int] = now_ms

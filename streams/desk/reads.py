@@ -30,7 +30,7 @@ from streams.core.topics import DEAD_LETTERS, FEEDBACK, OUTCOMES, PREDICTIONS, R
 from streams.desk import queries
 from streams.desk.filters import SURE, UNSURE, Filter, all_rows, filtered, place_after
 from streams.desk.queries import NOW, is_open
-from streams.desk.rows import check_text, label_of, outcome_of
+from streams.desk.rows import check_text, label_of, outcome_of, text_of
 from streams.desk.store import Store
 from streams.desk.tables import (
     UNANSWERED,
@@ -283,6 +283,19 @@ class Reads:
             ),
             moments=moments(found, (), self._window_ms),
         )
+
+    def alike(self, model_key: str, said: Label | None, truth: Label) -> int | None:
+        """On how many predictions a model said this, and people that; None of numbers, which seldom repeat."""
+        if isinstance(truth, float):
+            return None
+        wanted = select(func.count()).where(
+            predictions.c.answered_at.is_not(None),
+            predictions.c.model_key == model_key,
+            predictions.c.label == text_of(said),
+            predictions.c.truth == text_of(truth),
+        )
+        with self._store.reading() as connection:
+            return connection.execute(wanted).scalar_one()
 
     def again(self, partition: int, offset: int) -> Feedback:
         """An orphaned verdict as it is to be said once more, now that its event is there; always under the same id.

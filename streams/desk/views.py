@@ -212,14 +212,21 @@ def item_card(item: Item, view: Sequence[str] = ()) -> Card:
     return Card(**fields | {"waiting": item.waiting})
 
 
-def failed(said: Prediction | Review, truth: Label | None) -> list[str]:
-    """Why the model was wrong, in sentences; none if it was not, or nobody has told the truth."""
+def failed(
+    said: Prediction | Review, truth: Label | None, alike: int | None, now: Answer | None
+) -> list[str]:
+    """Why the model was wrong, in sentences; none if it was not, or nobody has told the truth.
+
+    Args:
+        alike: How many verdicts said this where the model had said that.
+        now: What the model of now says.
+    """
     if truth is None or said.label is None:
         return []
     told = said.explanation
     explanation = None if said.basis is None or told is None else Explanation(told, said.basis)
     answer = Answer(said.label, said.scores, said.confidence)
-    found = failure(answer, truth, explanation, alike=None, now=None)
+    found = failure(answer, truth, explanation, alike, now)
     return [] if found is None else found.words()
 
 

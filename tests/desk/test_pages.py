@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from streams.core.events import CORRECT, Basis, Contribution, Drift, Score
+from streams.core.model import Answer
 from streams.desk.doors import COOKIE, Doors, Proxy
 from streams.desk.middleware import MOST_BYTES
 from streams.desk.people import People
@@ -371,3 +372,8 @@ def test_an_event_tells_why_the_model_failed(desk: Desk, client: TestClient) -> 
     page = client.get("/event?id=one").text
     assert "said True 0.70, and the verdict is False" in page
     assert "what pushed the wrong way: a=1 +0.5<" in page
+    assert "1 learned verdict says False where it said True" in page
+    assert "it has" not in page
+    desk.model_of_now = Answer(False, {"False": 0.62, "True": 0.38}, 0.62)
+    page = client.get("/event?id=one").text
+    assert "it has learned it: False 0.62, was True 0.70" in page
