@@ -144,7 +144,7 @@ def drifts(watched: Sequence[Watch], main: str) -> Drifts:
     newest = sorted(told, key=lambda one: (one[0].at or 0, one[0].model_version), reverse=True)
     alarms = tuple(
         Alarm(
-            watch.model_key or "(the only one)",
+            watch.model_key,
             "–" if drift.at is None else clock(drift.at),
             f"{drift.model_version:,}",
             f"{drift.learned:,}",
