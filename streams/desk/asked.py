@@ -18,6 +18,8 @@ FILTERS = (
     *("text", "label", "confidence_from", "confidence_to", "model_version"),
     *("route", "answered", "reviewer", "channel"),
 )
+PLACES = ("sure_after", "unsure_after")
+"""Where the lanes go on: what their pages gave."""
 
 
 def filter_of(query: Mapping[str, str]) -> Filter:

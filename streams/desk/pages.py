@@ -30,7 +30,7 @@ from starlette.staticfiles import StaticFiles
 from streams.core.errors import BadRecord, Conflict, NotFound, StreamsError, Unavailable
 from streams.core.events import Label, Prediction, Review
 from streams.desk import charts, views
-from streams.desk.asked import FILTERS, filter_of, form_of, json_of, path_of, verdict_of
+from streams.desk.asked import FILTERS, PLACES, filter_of, form_of, json_of, path_of, verdict_of
 from streams.desk.board import Board
 from streams.desk.doors import COOKIE, CSRF, Doors, NotSignedIn, TooOften
 from streams.desk.live import HELD
@@ -200,15 +200,24 @@ class _Pages:
         return [views.item_card(item, board.about.view)]
 
     def _browse(self, request: Request, person: Person) -> Response:
-        query = {name: request.query_params.get(name, "") for name in FILTERS}
-        search = urlencode({name: value for name, value in query.items() if value})
-        lanes = self._board.reads.lanes(filter_of(query))
-        return self._render(request, "browse.html", person, lanes=lanes, query=query, search=search)
+        return self._render(request, "browse.html", person, **self._found(request))
 
     def _lanes(self, request: Request, person: Person) -> Response:
-        query = {name: request.query_params.get(name, "") for name in FILTERS}
-        lanes = self._board.reads.lanes(filter_of(query))
-        return self._render(request, "lanes.html", person, lanes=lanes)
+        return self._render(request, "lanes.html", person, **self._found(request))
+
+    def _found(self, request: Request) -> dict[str, Any]:
+        """The two lanes, what was asked for, and the searches that show what is older in each of them."""
+        asked = {name: request.query_params.get(name, "") for name in (*FILTERS, *PLACES)}
+        sure, unsure = (asked[name] or None for name in PLACES)
+        lanes = self._board.reads.lanes(filter_of(asked), sure, unsure)
+        ends = zip(PLACES, (lanes.sure.after, lanes.unsure.after), strict=True)
+        return {
+            "lanes": lanes,
+            "query": asked,
+            "search": _search(asked),
+            "older": [_search(asked | {name: end or ""}) for name, end in ends],
+            "newest": [_search(asked | {name: ""}) if asked[name] else None for name in PLACES],
+        }
 
     def _event(self, request: Request, person: Person) -> Response:
         story = self._board.reads.story(request.query_params.get("id", ""))
@@ -392,6 +401,10 @@ def _told(work: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         return work()
     except (BadRecord, NotFound, Conflict) as error:
         return {"saved": False, "detail": str(error), "gone": not isinstance(error, BadRecord)}
+
+
+def _search(asked: Mapping[str, str]) -> str:
+    return urlencode({name: value for name, value in asked.items() if value})
 
 
 def _place(person: Person, body: Mapping[str, Any]) -> tuple[int, int]:

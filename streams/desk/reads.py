@@ -198,11 +198,17 @@ class Reads:
         more = len(found) > limit
         return Page(rows, json.dumps([rows[-1].at, rows[-1].event_id]) if more else None)
 
-    def lanes(self, wanted: Filter, limit: int = PAGE) -> Lanes:
-        """The newest of both lanes."""
+    def lanes(
+        self,
+        wanted: Filter,
+        sure_after: str | None = None,
+        unsure_after: str | None = None,
+        limit: int = PAGE,
+    ) -> Lanes:
+        """The newest of both lanes, each after a place that a page of it gave."""
         return Lanes(
-            self.browse(replace(wanted, lane=SURE), limit=limit),
-            self.browse(replace(wanted, lane=UNSURE), limit=limit),
+            self.browse(replace(wanted, lane=SURE), sure_after, limit),
+            self.browse(replace(wanted, lane=UNSURE), unsure_after, limit),
         )
 
     def waiting(self, now: int, limit: int = PAGE) -> list[Waiting]:

@@ -377,3 +377,22 @@ def test_an_event_tells_why_the_model_failed(desk: Desk, client: TestClient) -> 
     desk.model_of_now = Answer(False, {"False": 0.62, "True": 0.38}, 0.62)
     page = client.get("/event?id=one").text
     assert "it has learned it: False 0.62, was True 0.70" in page
+
+
+def test_browse_leads_on_to_what_is_older_in_each_lane(desk: Desk, client: TestClient) -> None:
+    for number in range(120):
+        desk.take(
+            prediction(
+                f"{'un' * (number % 2)}sure-{number:03}", confidence=0.9 - 0.4 * (number % 2)
+            )
+        )
+    page = sign_in(client).get("/browse?label=true").text
+    assert ("unsure-119" in page, "unsure-001" in page) == (True, False)
+    assert "Newest" not in page
+    (older,) = re.findall(r'href="([^"]*)" aria-label="Unsure: older ones"', page)
+    page = client.get(older.replace("&amp;", "&")).text
+    assert ("unsure-001" in page, "unsure-119" in page) == (True, False)
+    assert ('"sure-118"' in page, '"sure-000"' in page) == (True, False)
+    assert "label=true" in older
+    (newest,) = re.findall(r'href="([^"]*)" aria-label="Unsure: the newest"', page)
+    assert "unsure-119" in client.get(newest.replace("&amp;", "&")).text
