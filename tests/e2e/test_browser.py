@@ -339,7 +339,7 @@ def picture(page: Page, path: Path, tallest: int) -> None:
     clip = {"x": 0, "y": 0, "width": size["width"], "height": high}
     page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
     with Image.open(path) as drawn:
-        drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def test_each_page_suits_everybody_and_has_its_picture(
