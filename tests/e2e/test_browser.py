@@ -50,7 +50,8 @@ EVIL = "<script>alert('x')</script>\"/../'"
 MANY, REVIEWED = 64, 30
 WAVES, WAVE, TURNED = 16, 50, range(8, 12)
 """Lessons for the pictures: in some waves the images are turned, and the model has to learn anew."""
-TALLEST = 1_500
+TALLEST, ALL_OF_QUALITY = 1_500, 2_200
+"""Pictures are so high at most: what is below says no more, but for the tables of the quality page."""
 SHOWN = "document.querySelector('.item:not([hidden])')?.dataset.event"
 TIMED = """
 () => {
@@ -330,15 +331,15 @@ def verdict(event_id: str, digit: int, reviewer: str | None = None) -> Feedback:
     return Feedback(f"{event_id}-{who}", event_id, CORRECT, said, reviewer=who, channel="desk")
 
 
-def picture(page: Page, path: Path) -> None:
+def picture(page: Page, path: Path, tallest: int) -> None:
     """The page from its top, in few colours: a tenth of the bytes, and nobody sees it."""
     tall = page.evaluate("document.documentElement.scrollHeight")
     size = page.viewport_size or {"width": 0, "height": 0}
-    high = min(max(tall, size["height"]), TALLEST)
+    high = min(max(tall, size["height"]), tallest)
     clip = {"x": 0, "y": 0, "width": size["width"], "height": high}
     page.screenshot(path=path, full_page=True, clip=clip)  # type: ignore[arg-type]
     with Image.open(path) as drawn:
-        drawn.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        drawn.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def test_each_page_suits_everybody_and_has_its_picture(
@@ -359,7 +360,8 @@ def test_each_page_suits_everybody_and_has_its_picture(
             over = page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{path} is wider than {wide}"
             name = path[1:].split("?")[0].replace("/", "-")
-            picture(page, folder / f"{name}-{scheme}.png")
+            tallest = ALL_OF_QUALITY if path == "/quality" else TALLEST
+            picture(page, folder / f"{name}-{scheme}.png", tallest)
 
 
 def test_single_letter_keys_can_be_turned_off_and_stay_off(open_page: Open) -> None:
