@@ -14,7 +14,7 @@ from confluent_kafka import KafkaException
 
 from streams.core.errors import StreamsError
 from streams.core.events import Features
-from streams.core.model import Answer
+from streams.core.failure import Now
 from streams.engine.replica import Replica
 
 AGAIN_S, EVERY_S, STOP_S = 10.0, 0.2, 3.0
@@ -36,13 +36,14 @@ class Present:
         self._replica: Replica | None = None
         self._ending = threading.Event()
 
-    def answer(self, model_key: str, features: Features) -> Answer | None:
+    def answer(self, model_key: str, features: Features) -> Now | None:
         """What a model says to these features now; None if it cannot be asked, or raises."""
         with self._lock:
             if self._replica is None:
                 return None
             try:
-                return self._replica.serving(model_key).answer(features)
+                fold = self._replica.serving(model_key)
+                return Now(fold.version, fold.answer(features))
             except Exception:  # noqa: BLE001  the model is the user's code; predictors bury what it raises on
                 return None
 

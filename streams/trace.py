@@ -24,8 +24,7 @@ from streams.core.events import (
     Prediction,
     Review,
 )
-from streams.core.failure import Failure
-from streams.core.model import Answer
+from streams.core.failure import Failure, Now
 from streams.core.story import Found, Moment, given, moments
 from streams.core.topics import (
     DEAD_LETTERS,
@@ -102,20 +101,24 @@ def history(loop: Loop, settings: Settings, event_id: str) -> Story:
     if first is None:
         nothing = {"why": "there is no prediction, so nobody knows its features"}
         return Story(loop.name, event_id, told, nothing, nothing, None)
-    today = _today(loop, settings, first)
-    now = Answer._make(today[name] for name in Answer._fields) if "label" in today else None
-    return Story(loop.name, event_id, told, today, *why(loop, settings, first, given(found), now))
+    now = _now(loop, settings, first)
+    if isinstance(now, Now):
+        says = {"model_version": now.version, **now.answer._asdict()}
+        today, asked = {"model_key": first.model_key, **says}, now
+    else:
+        today, asked = {"why": now}, None
+    return Story(loop.name, event_id, told, today, *why(loop, settings, first, given(found), asked))
 
 
-def _today(loop: Loop, settings: Settings, prediction: Prediction) -> dict[str, Any]:
+def _now(loop: Loop, settings: Settings, prediction: Prediction) -> Now | str:
+    """What the model of today says, or why it cannot be asked."""
     try:
         fold = bootstrap.today(loop, settings, prediction.model_key)
-        answer = fold.answer(prediction.features)
+        return Now(fold.version, fold.answer(prediction.features))
     except StreamsError as error:
-        return {"why": str(error)}
+        return str(error)
     except Exception as error:  # noqa: BLE001  the model is the user's code
-        return {"why": f"the model raises {type(error).__name__}: {error}"}
-    return {"model_key": prediction.model_key, "model_version": fold.version, **answer._asdict()}
+        return f"the model raises {type(error).__name__}: {error}"
 
 
 class _Search:

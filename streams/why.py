@@ -13,7 +13,7 @@ from streams.config import Settings
 from streams.core.errors import NotFound, StreamsError
 from streams.core.events import Label, Prediction
 from streams.core.explain import Explanation
-from streams.core.failure import Failure, failure
+from streams.core.failure import Failure, Now, failure
 from streams.core.model import REGRESSION, Answer
 from streams.corrections import Opened, open_log
 from streams.loop import Loop
@@ -81,7 +81,7 @@ class _Looking:
 
 
 def why(
-    loop: Loop, settings: Settings, prediction: Prediction, given: Label | None, now: Answer | None
+    loop: Loop, settings: Settings, prediction: Prediction, given: Label | None, now: Now | None
 ) -> Why:
     """Looks into a prediction; what cannot be found out is left out, with the reason.
 

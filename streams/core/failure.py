@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from streams.core.model import Answer
 
 
+class Now(NamedTuple):
+    """What a model says now.
+
+    Attributes:
+        version: Which model says it.
+    """
+
+    version: int
+    answer: Answer
+
+
 class Failure(NamedTuple):
     """A verdict that differs from the answer.
 
@@ -24,7 +35,7 @@ class Failure(NamedTuple):
         confidence: How sure the model was of its answer; None if it did not tell.
         pushed: What pushed towards the wrong answer, the strongest first; None if that is not known.
         alike: How many learned verdicts said this where the model had said that; None of numbers, which seldom repeat.
-        now: What the model of now says to the event; None if it cannot be asked.
+        now: What the model says to the event by now; None if it cannot be asked.
         has_learned: Whether it says what the verdict says, or of numbers, comes nearer to it.
     """
 
@@ -33,17 +44,17 @@ class Failure(NamedTuple):
     confidence: float | None
     pushed: tuple[Contribution, ...] | None
     alike: int | None
-    now: Answer | None
+    now: Now | None
     has_learned: bool | None
 
     def words(self) -> list[str]:
         """The same as sentences.
 
         >>> from streams.core.model import Answer
-        >>> now = Answer("legit", {}, 0.62)
+        >>> now = Now(40, Answer("legit", {}, 0.62))
         >>> print(*Failure("phishing", "legit", 0.91, None, 3, now, True).words(), sep="; ")
-        said phishing 0.91, and the verdict is legit; 3 learned verdicts say legit where it said phishing; it has learned \
-it: legit 0.62, was phishing 0.91
+        said phishing 0.91, and the verdict is legit; 3 learned verdicts say legit where it said phishing; version 40 has \
+learned it: legit 0.62, was phishing 0.91
         """
         was = _words(self.predicted, self.confidence)
         told = [f"said {was}, and the verdict is {_words(self.given)}"]
@@ -56,13 +67,12 @@ it: legit 0.62, was phishing 0.91
                 else f"{self.alike:,} learned verdicts say"
             )
             told.append(f"{verdicts} {_words(self.given)} where it said {_words(self.predicted)}")
-        if self.now is not None:
-            learned = "has learned it" if self.has_learned else "has not learned it"
-            said = (
-                "nothing" if self.now.label is None else _words(self.now.label, self.now.confidence)
-            )
-            told.append(f"it {learned}: {said}, was {was}")
-        return told
+        if self.now is None:
+            return [*told, "the model cannot be asked what it says now"]
+        version, (label, _, confidence) = self.now
+        learned = "has learned it" if self.has_learned else "has not learned it"
+        said = "nothing" if label is None else _words(label, confidence)
+        return [*told, f"version {version:,} {learned}: {said}, was {was}"]
 
 
 def _words(label: Label, confidence: float | None = None) -> str:
@@ -86,14 +96,14 @@ def failure(
     given: Label,
     explanation: Explanation | None,
     alike: int | None,
-    now: Answer | None,
+    now: Now | None,
 ) -> Failure | None:
     """Why the answer was wrong; None if it was not, or if there was none."""
     said = answer.label
     if said is None or said == given:
         return None
     pushed = None if explanation is None else _pushed(explanation, said, given)
-    has_learned = None if now is None else _is_nearer(now.label, said, given)
+    has_learned = None if now is None else _is_nearer(now.answer.label, said, given)
     return Failure(said, given, answer.confidence, pushed, alike, now, has_learned)
 
 

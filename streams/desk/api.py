@@ -142,7 +142,8 @@ def _reading(api: FastAPI, board: Board, who: Who) -> None:
     @api.get("/events", dependencies=[BEARER, reader], responses=problems.responses(404))
     def tell_event(event_id: Annotated[EventId, Query()]) -> StoryOut:
         """All that is known of one event, in order of time."""
-        return StoryOut.of(board.reads.story(event_id))
+        story = board.reads.story(event_id)
+        return StoryOut.of(story, board.failure(story))
 
     @api.get("/quality", dependencies=[BEARER, reader])
     def tell_quality() -> dict[str, Any]:

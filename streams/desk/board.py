@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from time import time
 
 from streams.core.events import Features, Label
+from streams.core.explain import Explanation
+from streams.core.failure import Failure, Now, failure
 from streams.core.model import Answer
 from streams.desk.live import Pulse
 from streams.desk.outbox import Outbox
-from streams.desk.reads import Reads
+from streams.desk.reads import Reads, Story
 from streams.desk.store import Store
 from streams.desk.work import Work
 
@@ -74,5 +76,17 @@ class Board:
     health: Callable[[], Health]
     retry: Callable[[int, int], str]
     again: Callable[[int, int], str]
-    now: Callable[[str, Features], Answer | None]
+    now: Callable[[str, Features], Now | None]
     clock: Callable[[], int] = now_ms
+
+    def failure(self, story: Story) -> Failure | None:
+        """Why the model was wrong about an event; None if it was not, or nobody has told the truth."""
+        said = story.prediction or story.review
+        truth = None if story.seen is None else story.seen.truth
+        if said is None or truth is None or said.label in (None, truth):
+            return None
+        told = said.explanation
+        explanation = None if said.basis is None or told is None else Explanation(told, said.basis)
+        answer = Answer(said.label, said.scores, said.confidence)
+        alike = self.reads.alike(said.model_key, said.label, truth)
+        return failure(answer, truth, explanation, alike, self.now(said.model_key, said.features))

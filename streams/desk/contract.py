@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from streams.core.events import Prediction, Review
+from streams.core.failure import Failure
 from streams.desk.outbox import MAX_COMMENT, Confirmed
 from streams.desk.reads import Opinion, Page, Seen, Story, Trouble, Waiting
 from streams.desk.work import MOST, Held, Item
@@ -203,6 +204,34 @@ class OpinionOut(BaseModel):
         )
 
 
+class NowOut(BaseModel):
+    """What a model says to an event by now."""
+
+    model_version: int
+    label: Label | None
+    confidence: float | None
+
+
+class FailureOut(BaseModel):
+    """Why a model was wrong."""
+
+    alike: int | None = Field(description="How many verdicts said this where the model said that.")
+    now: NowOut | None = Field(description="Null while the model cannot be asked.")
+    has_learned: bool | None
+    words: list[str] = Field(description="All of it, with what pushed the wrong way, as sentences.")
+
+    @classmethod
+    def of(cls, failed: Failure) -> FailureOut:
+        """Of a failure."""
+        now = None
+        if failed.now is not None:
+            version, answer = failed.now
+            now = NowOut(model_version=version, label=answer.label, confidence=answer.confidence)
+        return cls(
+            alike=failed.alike, now=now, has_learned=failed.has_learned, words=failed.words()
+        )
+
+
 class StoryOut(BaseModel):
     """All that the desk knows of one event."""
 
@@ -211,10 +240,11 @@ class StoryOut(BaseModel):
     prediction: dict[str, Any] | None
     opinions: list[OpinionOut]
     moments: list[dict[str, Any]]
+    failure: FailureOut | None = Field(description="Null if the model was not shown to be wrong.")
 
     @classmethod
-    def of(cls, story: Story) -> StoryOut:
-        """Of a story."""
+    def of(cls, story: Story, failed: Failure | None) -> StoryOut:
+        """Of a story, and why the model was wrong, if it was."""
         return cls(
             event_id=story.event_id,
             seen=None if story.seen is None else SeenOut.of(story.seen),
@@ -224,6 +254,7 @@ class StoryOut(BaseModel):
                 {"at": each.at, "kind": each.kind, "says": plain(each.says)}
                 for each in story.moments
             ],
+            failure=None if failed is None else FailureOut.of(failed),
         )
 
 

@@ -28,7 +28,6 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from streams.core.errors import BadRecord, Conflict, NotFound, StreamsError, Unavailable
-from streams.core.events import Label, Prediction, Review
 from streams.desk import charts, views
 from streams.desk.asked import FILTERS, PLACES, filter_of, form_of, json_of, path_of, verdict_of
 from streams.desk.board import Board
@@ -233,17 +232,9 @@ class _Pages:
 
     def _time_line(self, story: Story) -> dict[str, Any]:
         held = self._board.work.holder(story.event_id, self._board.clock())
-        said = story.prediction or story.review
-        truth = None if story.seen is None else story.seen.truth
-        why = [] if said is None else self._why(said, truth)
+        failed = self._board.failure(story)
         told = [views.happened(each) for each in story.moments]
-        return {"moments": told, "held": held, "why": why}
-
-    def _why(self, said: Prediction | Review, truth: Label | None) -> list[str]:
-        if truth is None or said.label == truth:
-            return []
-        alike = self._board.reads.alike(said.model_key, said.label, truth)
-        return views.failed(said, truth, alike, self._board.now(said.model_key, said.features))
+        return {"moments": told, "held": held, "why": [] if failed is None else failed.words()}
 
     def _quality(self, request: Request, person: Person) -> Response:
         return self._render(request, "quality.html", person, **self._figures())

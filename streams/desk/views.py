@@ -13,9 +13,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from streams.core.events import Basis, Contribution, Features, Label, Prediction, Review
-from streams.core.explain import Explanation
-from streams.core.failure import failure
-from streams.core.model import Answer
 from streams.core.story import Moment
 from streams.desk.work import Item
 
@@ -210,24 +207,6 @@ def item_card(item: Item, view: Sequence[str] = ()) -> Card:
     if item.review.opinions > 1:
         fields["asked"] = f"{item.review.opinions} people; {item.looked} looked at it before you"
     return Card(**fields | {"waiting": item.waiting})
-
-
-def failed(
-    said: Prediction | Review, truth: Label | None, alike: int | None, now: Answer | None
-) -> list[str]:
-    """Why the model was wrong, in sentences; none if it was not, or nobody has told the truth.
-
-    Args:
-        alike: How many verdicts said this where the model had said that.
-        now: What the model of now says.
-    """
-    if truth is None or said.label is None:
-        return []
-    told = said.explanation
-    explanation = None if said.basis is None or told is None else Explanation(told, said.basis)
-    answer = Answer(said.label, said.scores, said.confidence)
-    found = failure(answer, truth, explanation, alike, now)
-    return [] if found is None else found.words()
 
 
 def happened(moment: Moment) -> Happened:

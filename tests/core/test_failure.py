@@ -8,7 +8,7 @@ import pytest
 
 from streams.core.events import Basis, Contribution, Label
 from streams.core.explain import Explanation
-from streams.core.failure import failure
+from streams.core.failure import Now, failure
 from streams.core.model import Answer
 
 
@@ -59,28 +59,31 @@ def test_of_a_number_that_was_too_high_what_raised_it_was_wrong() -> None:
 def test_it_is_learned_if_the_model_of_now_says_what_the_verdict_says_or_comes_nearer(
     said: Any, given: Label, now: Any, learned: bool
 ) -> None:
-    found = failure(Answer(said, {}, None), given, None, None, Answer(now, {}, None))
+    found = failure(Answer(said, {}, None), given, None, None, Now(40, Answer(now, {}, None)))
     assert found is not None
     assert found.has_learned is learned
 
 
 def test_it_is_told_in_words() -> None:
     why = explained("phishing", "legit", ip=0.71, age=-0.2)
-    said, now = Answer("phishing", {}, 0.91), Answer("legit", {}, 0.62)
+    said, now = Answer("phishing", {}, 0.91), Now(1400, Answer("legit", {}, 0.62))
     found = failure(said, "legit", why, 1, now)
     assert found is not None
     assert found.words() == [
         "said phishing 0.91, and the verdict is legit",
         "what pushed the wrong way: ip=1 +0.71",
         "1 learned verdict says legit where it said phishing",
-        "it has learned it: legit 0.62, was phishing 0.91",
+        "version 1,400 has learned it: legit 0.62, was phishing 0.91",
     ]
-    found = failure(Answer(3.14159, {}, None), 4.0, None, None, Answer(None, {}, None))
+    found = failure(Answer(3.14159, {}, None), 4.0, None, None, Now(1, Answer(None, {}, None)))
     assert found is not None
     assert found.words() == [
         "said 3.142, and the verdict is 4",
-        "it has not learned it: nothing, was 3.142",
+        "version 1 has not learned it: nothing, was 3.142",
     ]
     unasked = failure(said, "legit", None, None, None)
     assert unasked is not None
-    assert unasked.words() == ["said phishing 0.91, and the verdict is legit"]
+    assert unasked.words() == [
+        "said phishing 0.91, and the verdict is legit",
+        "the model cannot be asked what it says now",
+    ]

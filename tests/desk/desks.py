@@ -15,7 +15,7 @@ from streams.core.events import (
     Prediction,
     Review,
 )
-from streams.core.model import Answer
+from streams.core.failure import Now
 from streams.core.verdicts import Rules
 from streams.desk.board import About, Board, Health
 from streams.desk.folding import Came, Folding, Read
@@ -36,7 +36,7 @@ class Desk:
 
     def __init__(self, store: Store, rules: Rules = RULES, lease_s: float = 60.0) -> None:
         self.store, self.rules, self.now, self.keep = store, rules, 1_000, 100_000
-        self.model_of_now: Answer | None = None
+        self.model_of_now: Now | None = None
         self.offsets: dict[str, int] = {}
         self.came: list[Came] = []
         self.folding = self.new_folding()

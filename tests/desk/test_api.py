@@ -11,6 +11,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from streams.core.events import ACCEPT, CORRECT
+from streams.core.failure import Now
+from streams.core.model import Answer
 from streams.desk.api import ANSWER, READ, make_api
 from streams.desk.tables import outbox
 from tests.desk.desks import HOUR_MS, Desk, feedback, outcome, prediction
@@ -101,6 +103,17 @@ def test_feedback_is_one_verdict_however_often_it_is_sent(desk: Desk, ann: Tool)
     assert [ann.say(**verdict)[0] for _ in range(3)] == [201, 200, 200]
     assert ann.say(**{**verdict, "verdict": "reject"})[0] == 409
     assert desk.outbox.undelivered() == 1
+
+
+def test_an_event_tells_why_the_model_failed(desk: Desk, ann: Tool) -> None:
+    desk.take(prediction("one"), prediction("two"), feedback("one", ACCEPT))
+    assert [ann.get("/events", event_id=each)["failure"] for each in ("one", "two")] == [None, None]
+    desk.take(feedback("two", CORRECT, False))
+    desk.model_of_now = Now(40, Answer(False, {"False": 0.62, "True": 0.38}, 0.62))
+    told = ann.get("/events", event_id="two")["failure"]
+    assert told["now"] == {"model_version": 40, "label": False, "confidence": 0.62}
+    assert (told["alike"], told["has_learned"]) == (1, True)
+    assert told["words"][-1] == "version 40 has learned it: False 0.62, was True 0.70"
 
 
 def test_what_was_predicted_and_said_can_be_read(desk: Desk, ann: Tool) -> None:

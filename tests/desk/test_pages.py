@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from streams.core.events import CORRECT, Basis, Contribution, Drift, Score
+from streams.core.failure import Now
 from streams.core.model import Answer
 from streams.desk.doors import COOKIE, Doors, Proxy
 from streams.desk.middleware import MOST_BYTES
@@ -373,10 +374,10 @@ def test_an_event_tells_why_the_model_failed(desk: Desk, client: TestClient) -> 
     assert "said True 0.70, and the verdict is False" in page
     assert "what pushed the wrong way: a=1 +0.5<" in page
     assert "1 learned verdict says False where it said True" in page
-    assert "it has" not in page
-    desk.model_of_now = Answer(False, {"False": 0.62, "True": 0.38}, 0.62)
+    assert "the model cannot be asked what it says now" in page
+    desk.model_of_now = Now(40, Answer(False, {"False": 0.62, "True": 0.38}, 0.62))
     page = client.get("/event?id=one").text
-    assert "it has learned it: False 0.62, was True 0.70" in page
+    assert "version 40 has learned it: False 0.62, was True 0.70" in page
 
 
 def test_browse_leads_on_to_what_is_older_in_each_lane(desk: Desk, client: TestClient) -> None:

@@ -136,7 +136,7 @@ def test_a_routed_prediction_adds_up_to_the_logit_of_its_version_and_history_say
     assert failed.alike >= 1
     assert story.explanation["by"] == "prediction"
     assert failed.now is not None
-    assert failed.now.scores == story.today["scores"]
+    assert failed.now.answer.scores == story.today["scores"]
 
     plain = json.loads(system.command("history", system.reference, wrong.event_id, "--json").stdout)
     assert plain["failure"]["words"] == failed.words()

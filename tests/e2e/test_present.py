@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from streams import bootstrap
+from streams.core.failure import Now
 from streams.core.fold import Fold
 from streams.present import Present
 from tests.conftest import Kafka
@@ -27,9 +28,9 @@ def test_the_desk_asks_the_models_of_now(broker: Kafka, tmp_path: Path, unique: 
 
         teach(range(20))
         with present.following():
-            await_that(lambda: present.answer("", event) == fold.answer(event), 60.0)
+            await_that(lambda: present.answer("", event) == Now(20, fold.answer(event)), 60.0)
             before = fold.answer(event)
             teach(range(20, 40))
             assert fold.answer(event) != before
-            await_that(lambda: present.answer("", event) == fold.answer(event), 30.0)
+            await_that(lambda: present.answer("", event) == Now(40, fold.answer(event)), 30.0)
         assert present.answer("", event) is None

@@ -316,6 +316,16 @@ document.addEventListener("click", (event) => {
   else if (data.again) redo("/trouble/again", data.again);
 });
 
+const kept = {
+  // Browsers that keep nothing for a site throw.
+  get(name) {
+    try { return localStorage.getItem(name); } catch { return null; }
+  },
+  set(name, value) {
+    try { localStorage.setItem(name, value); } catch { /* it lasts as long as the page */ }
+  },
+};
+
 const keys = find("#keys"); // who speaks to his browser, or slips, turns them off: WCAG 2.1.4
 
 function useKeys(isOn) {
@@ -340,11 +350,11 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("change", (event) => {
   if (event.target.matches(".lane input")) countSelected();
   if (event.target !== keys) return;
-  localStorage.setItem("keys", keys.checked ? "on" : "off");
+  kept.set("keys", keys.checked ? "on" : "off");
   useKeys(keys.checked);
 });
 
-if (keys) useKeys(localStorage.getItem("keys") !== "off");
+if (keys) useKeys(kept.get("keys") !== "off");
 
 if (queue) setInterval(tick, 1000);
 if (find("nav")) watch();
