@@ -118,6 +118,8 @@ def opened(loop: Loop, settings: Settings) -> Iterator[Opened]:
     store = open_store(desk_url(loop, settings), loop.name)
     made = _made(parts, store)
     try:
+        if store.renew_projection():
+            log.info("the desk's tables are filled from the topics")
         yield made
     finally:
         made.board.pulse.end()

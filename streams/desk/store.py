@@ -14,7 +14,17 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, insert, make_url, select, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    select,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import QueuePool
 
@@ -28,6 +38,8 @@ BUSY_S = 30
 EXPECTED = "sqlite:///file, or postgresql://user:password@host:port/database"
 CONNECTIONS = 20
 WRITES = "writes"
+OWN, PROJECTION = "own tables", "projection"
+"""Under which names it is noted how the tables were made."""
 
 
 class _Job:
@@ -125,6 +137,15 @@ class Store:
             tables.projection.drop_all(connection)
             tables.projection.create_all(connection)
 
+    def renew_projection(self) -> bool:
+        """Makes the projection's tables anew if another version of this program made them; whether it did."""
+        made = tables.shape(tables.projection, self._projection.dialect)
+        if _noted(self, PROJECTION) == made:
+            return False
+        self.empty_projection()
+        _note(self, PROJECTION, made)
+        return True
+
     def close(self) -> None:
         """Lets go of all connections."""
         self._own.dispose()
@@ -140,7 +161,7 @@ def open_store(url: str, loop: str) -> Store:
 
     Raises:
         ConfigError: The URL is none that we know.
-        Conflict: It is another loop's.
+        Conflict: It is another loop's, or another version's.
         Unavailable: The database does not answer, or cannot be written.
     """
     try:
@@ -171,16 +192,35 @@ def open_store(url: str, loop: str) -> Store:
 
 
 def _claim(store: Store, loop: str) -> None:
-    whose = select(tables.about.c.value).where(tables.about.c.name == "loop")
-    with store.writing() as connection:
-        found = connection.scalar(whose)
+    with store.reading() as connection:
+        made = tables.shape(tables.own, connection.dialect)
+    for name, value in (("loop", loop), (OWN, made)):
+        found = _noted(store, name)
         if found is None:
-            connection.execute(insert(tables.about).values(name="loop", value=loop))
-        elif found != loop:
+            _note(store, name, value)
+        elif found != value and name == OWN:
+            message = (
+                "this desk's accounts and verdicts were stored by another version of Counterpoint, in other tables: "
+                "run that version until the desk says that nothing is undelivered, then give this one a database of "
+                "its own"
+            )
+            raise Conflict(message)
+        elif found != value:
             message = (
                 f"this database is the desk's of loop {found!r}, not of {loop!r}: give each its own"
             )
             raise Conflict(message)
+
+
+def _noted(store: Store, name: str) -> str | None:
+    with store.reading() as connection:
+        return connection.scalar(select(tables.about.c.value).where(tables.about.c.name == name))
+
+
+def _note(store: Store, name: str, value: str) -> None:
+    with store.writing() as connection:
+        connection.execute(delete(tables.about).where(tables.about.c.name == name))
+        connection.execute(insert(tables.about).values(name=name, value=value))
 
 
 def _sqlite(path: Path) -> Store:

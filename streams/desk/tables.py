@@ -7,12 +7,14 @@ that true, 1, 1.0 and "1" stay four different ones; times are milliseconds since
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Float,
     Index,
     Integer,
@@ -21,7 +23,9 @@ from sqlalchemy import (
     Table,
     Text,
     desc,
+    text,
 )
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 own = MetaData()
 projection = MetaData(schema="projection")
@@ -30,8 +34,19 @@ WAITING, ANSWERED, EXPIRED = "waiting", "answered", "expired"
 DISPUTED = "disputed"
 """Waiting for a senior, since those who were asked disagree."""
 UNANSWERED = (WAITING, DISPUTED)
+_THEIRS = text("answered_at IS NOT NULL")
 SEQUENCE = BigInteger().with_variant(Integer, "sqlite")
 """SQLite numbers rows by itself in a column of this very type alone."""
+
+
+def shape(tables: MetaData, dialect: Dialect) -> str:
+    """A digest of how tables are made: another one, and they are another version's."""
+    made: list[str] = []
+    for table in tables.sorted_tables:
+        made.append(str(CreateTable(table).compile(dialect=dialect)))
+        indexes = sorted(table.indexes, key=lambda index: index.name or "")
+        made += (str(CreateIndex(index).compile(dialect=dialect)) for index in indexes)
+    return sha256("\n".join(made).encode()).hexdigest()[:16]
 
 
 def _cached(name: str, *columns: Column[Any] | Index) -> Table:
@@ -69,6 +84,14 @@ predictions = _cached(
     Index("predictions_by_route", "route", "at", "event_id"),
     Index("predictions_by_place", "route", "partition", "offset"),
     Index("predictions_answered", "answered_at"),
+    Index(
+        "predictions_alike",
+        "model_key",
+        "label",
+        "truth",
+        sqlite_where=_THEIRS,
+        postgresql_where=_THEIRS,
+    ),
 )
 
 bodies = _cached(

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, select
+from sqlalchemy import event, insert, select, update
 
 from streams.core.errors import ConfigError, Conflict, Unavailable
 from streams.desk import queries
-from streams.desk.store import Store, open_store
+from streams.desk.store import OWN, PROJECTION, Store, open_store
 from streams.desk.tables import about, leases, scores
 
 
@@ -29,6 +29,28 @@ def test_emptying_the_projection_leaves_what_is_the_desks_own(store: Store) -> N
     with store.reading() as connection:
         assert connection.execute(select(scores)).all() == []
         assert connection.execute(select(leases.c.event_id)).scalars().all() == ["e"]
+
+
+def test_a_projection_that_another_version_made_is_made_anew(store: Store, url: str) -> None:
+    assert store.renew_projection()
+    score = {"partition": 0, "offset": 0, "at": 1, "model_key": "", "model_version": 1}
+    with store.projecting() as connection:
+        connection.execute(insert(scores).values({**score, "learned": 1, "metrics": "{}"}))
+    assert not store.renew_projection()
+    with store.writing() as connection:
+        connection.execute(update(about).filter_by(name=PROJECTION).values(value="older"))
+    again = open_store(url, "tests")
+    assert again.renew_projection()
+    with again.reading() as connection:
+        assert connection.execute(select(scores)).all() == []
+    again.close()
+
+
+def test_a_desk_whose_own_tables_another_version_made_is_left_alone(store: Store, url: str) -> None:
+    with store.writing() as connection:
+        connection.execute(update(about).filter_by(name=OWN).values(value="older"))
+    with pytest.raises(Conflict, match="run that version until"):
+        open_store(url, "tests")
 
 
 def test_what_fails_half_way_changes_nothing(store: Store) -> None:
