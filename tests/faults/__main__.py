@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -34,7 +35,11 @@ def stages_of(name: str, seed: int, delivery: str) -> Iterator[plan.Stage]:
 @click.option("--delivery", type=click.Choice(DELIVERIES), default=DELIVERIES[0])
 @click.option("--rate", default=0.0, help="Inputs a second; by default what the plan says.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("soak.json"))
-@click.option("--keep", type=click.Path(path_type=Path), help="Where topics and logs are to stay.")
+@click.option(
+    "--keep",
+    type=click.Path(path_type=Path),
+    help="Where topics and logs are to stay, though all was well.",
+)
 def main(
     name: str,
     seed: int,
@@ -46,20 +51,25 @@ def main(
 ) -> None:
     """Runs the real system under flow and faults, and says what it found."""
     console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="counterpoint-faults-") as made:
-        result = run(
-            keep or Path(made),
-            stages_of(name, seed, delivery),
-            seed=seed,
-            per_s=rate or (300 if name == "short" else 1_000),
-            until=time.time() + minutes * 60,
-            delivery=delivery,
-            snapshot_interval_s=1 if name == "short" else 2,
-            say=lambda line: console.print(line, markup=False, highlight=False),
-        )
+    folder = keep or Path(tempfile.mkdtemp(prefix="counterpoint-faults-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(f"topics and logs are in {folder}", highlight=False)
+    result = run(
+        folder,
+        stages_of(name, seed, delivery),
+        seed=seed,
+        per_s=rate or (300 if name == "short" else 1_000),
+        until=time.time() + minutes * 60,
+        delivery=delivery,
+        snapshot_interval_s=1 if name == "short" else 2,
+        say=lambda line: console.print(line, markup=False, highlight=False),
+    )
     report.show(result, console)
     out.write_text(json.dumps(report.as_json(result), indent=2) + "\n")
-    sys.exit(bool(result.wrong()))
+    if result.wrong():  # what was found is looked into where it happened
+        sys.exit(1)
+    if keep is None:
+        shutil.rmtree(folder)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ AWAY_S = 6.0
 RECOVERED_WITHIN_S = 90.0
 FIRED_WITHIN_S = 90.0
 HOUR_S = 3600.0
+CUT_OFF = "did not stop within"
 
 
 class Done(NamedTuple):
@@ -52,6 +53,7 @@ class Injector:
     Attributes:
         done: What was done, in the order in which it ended.
         failures: What did not go as it should have, in words.
+        cut_off: Workers that were still busy, with a rebalance say, when their time to end was over.
     """
 
     fleet: Fleet
@@ -61,6 +63,7 @@ class Injector:
     began: float = field(default_factory=time.time)
     done: list[Done] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    cut_off: list[str] = field(default_factory=list)
 
     def run(self, stage: Stage, until: float) -> None:
         """Runs the lanes of a stage at once; no new fault begins after ``until``.
@@ -110,10 +113,22 @@ class Injector:
 
     def _again(self, worker: str, number: signal.Signals, armed: str = "") -> None:
         """Ends a worker and starts it anew."""
-        code = self.fleet.end(worker, number)
-        if number == signal.SIGTERM and code != 0:
-            self.failures.append(f"{worker} ended with {code} when it was asked to end")
+        if number == signal.SIGTERM:
+            self._ask_to_end(worker)
+        else:
+            self.fleet.end(worker, number)
         self.fleet.start(worker, armed)
+
+    def _ask_to_end(self, worker: str) -> None:
+        """Ends a worker as it should be ended; one that ended by itself a moment ago runs first."""
+        if self.fleet.process(worker).poll() is not None:
+            self.fleet.start(worker)
+        self.fleet.await_running(worker)
+        code = self.fleet.end(worker, signal.SIGTERM)
+        if CUT_OFF in self.fleet.log(worker):
+            self.cut_off.append(worker)
+        elif code != 0:
+            self.failures.append(f"{worker} ended with {code} when it was asked to end")
 
     def _kill(self, fault: Fault) -> None:
         with self.fleet.held(fault.worker):
@@ -275,10 +290,9 @@ class Injector:
     def _moved(self, fault: Fault) -> None:
         worker, since = fault.worker, time.time()
         with self.fleet.held(worker):
-            self.fleet.end(worker, signal.SIGTERM)
-            self.await_recovered(
-                "joiner", since
-            )  # after the session timeout: it is a static member
+            self._ask_to_end(worker)
+            # After the session timeout: it is a static member.
+            self.await_recovered("joiner", since)
             self.fleet.start(worker)
             self.fleet.await_running(worker)
 

@@ -47,6 +47,7 @@ def as_json(result: Result) -> dict[str, Any]:
         },
         "delivery": result.delivery,
         "written_again": dict(result.again),
+        "cut_off": result.cut_off,
         "ended_by_themselves": [death._asdict() for death in result.deaths],
         "wrong": result.wrong(),
         "seed": result.seed,
@@ -95,6 +96,7 @@ def show(result: Result, console: Console) -> None:
     for role, seconds in worst(result.gaps).items():
         found.add_row(f"longest silence of a {role}", f"{seconds:.1f} s")
     found.add_row("ended by themselves", f"{len(result.deaths)}")
+    found.add_row("cut off as they ended", f"{len(result.cut_off)}")
     console.print(found)
     for line in told["wrong"][:SHOWN] or ["nothing was lost, nothing was learned twice"]:
         console.print(line, markup=False)

@@ -47,6 +47,7 @@ class Result:
     misjudged: list[str]
     done: list[Done]
     failures: list[str]
+    cut_off: list[str]
     deaths: list[Death]
     gaps: list[Gap]
     dead_letters: Counter[str]
@@ -129,6 +130,7 @@ def run(
             misjudged=misjudged(system),
             done=injector.done,
             failures=injector.failures,
+            cut_off=injector.cut_off,
             deaths=fleet.deaths,
             gaps=watch.gaps,
             delivery=delivery,
