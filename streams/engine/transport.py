@@ -378,6 +378,9 @@ class BatchConsumer(driver.Consumer):
         conf, coordinator = self.app.conf, self._thread._ensure_consumer()._coordinator
         instance = conf.consumer_group_instance_id
         self._member = Member(conf.id, generation_id, coordinator.member_id, instance)
+        # A seek that began before them stands for nothing: this member could commit what was read before.
+        self._sought = False
+        self._forget()
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
@@ -441,7 +444,10 @@ class BatchConsumer(driver.Consumer):
 
     async def _seek(self) -> dict[TP, int]:
         # Not to what aiokafka reads as committed: it does not wait for what a transaction is about to commit.
-        committed = {TP(*tp): self.committed.get(TP(*tp), 0) for tp in self.assignment()}
+        assigned = {TP(*tp) for tp in self.assignment()}
+        if not assigned <= self.committed.keys():  # nobody has yet looked where the group is
+            raise RebalanceAgain
+        committed = {tp: self.committed[tp] for tp in assigned}
         self._committed_offset.update(committed)
         # aiokafka does not seek a partition without a commit: its position would stay past what was dropped.
         fresh = [TopicPartition(*tp) for tp, offset in committed.items() if not offset]
