@@ -273,7 +273,7 @@ class Parts:
         """Identities of the loop's topics."""
         return admin.topic_ids(self.admin, [spec.name for spec in self.topics.values()])
 
-    def places(self, role: str) -> Places:
+    def places(self, role: str, *, rewind: bool = False) -> Places:
         """What checks the offsets of a role's group."""
         return Places(
             kafka=self.kafka,
@@ -282,6 +282,7 @@ class Parts:
             role=role,
             group=self.group(role),
             topic_ids=self.topic_ids,
+            rewind=rewind,
         )
 
     def uses(self, role: str) -> tuple[list[str], list[str]]:
@@ -357,12 +358,19 @@ def _as_key(value: object, what: str) -> str:
 
 
 def run_role(
-    role: str, reference: str, worker: str | None, settings: Settings, *, standby: bool = False
+    role: str,
+    reference: str,
+    worker: str | None,
+    settings: Settings,
+    *,
+    standby: bool = False,
+    rewind: bool = False,
 ) -> int:
     """Runs a role until it is told to stop.
 
     Args:
         standby: Of a joiner: it keeps copies of the partitions that others own.
+        rewind: It goes on where its group's offsets are, though they were set back.
 
     Raises:
         ConfigError: The loop, the settings or the topics are not as they must be.
@@ -391,7 +399,7 @@ def run_role(
             parts = replace(parts, transactional_id=_transactional_id(parts, role, slot, worker))
         built = _joiner(parts, slot, standby=standby) if standby else BUILDERS[role](parts, slot)
         options = _options(parts, role, slot, static=worker is not None)
-        runner = RoleWorker(built, options, parts.places(role))
+        runner = RoleWorker(built, options, parts.places(role, rewind=rewind))
         if isinstance(built, Predictor):
             built.replica.wake = runner.wake
         elif isinstance(built, Learner):

@@ -91,8 +91,18 @@ def up(loop: str, bootstrap: str | None) -> int:
 @on_loop
 @click.option("--worker", metavar="NAME", help="Names its state and its place in the group.")
 @click.option("--standby", is_flag=True, help="Joiner: keep copies of what others own.")
+@click.option(
+    "--rewind", is_flag=True, help="Go on where the group's offsets are, though they were set back."
+)
 @on_kafka
-def run(role: str, loop: str, worker: str | None, standby: bool, bootstrap: str | None) -> int:
+def run(
+    role: str,
+    loop: str,
+    worker: str | None,
+    standby: bool,
+    rewind: bool,
+    bootstrap: str | None,
+) -> int:
     """Run one role of a loop in this process.
 
     Predictor: reads inputs and examples, writes predictions. Joiner: reads predictions and feedback, writes reviews,
@@ -110,7 +120,7 @@ def run(role: str, loop: str, worker: str | None, standby: bool, bootstrap: str 
     if standby and role != "joiner":
         message = "--standby is for the joiner: the other roles have nothing to copy"
         raise click.UsageError(message)
-    return run_role(role, loop, worker, settings(bootstrap), standby=standby)
+    return run_role(role, loop, worker, settings(bootstrap), standby=standby, rewind=rewind)
 
 
 @commands.command()

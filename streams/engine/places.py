@@ -1,6 +1,7 @@
 """Whether a worker may go on where its group's offsets say: lost offsets and lost records stop it, in words.
 
-What a group had committed is also told by its members' heartbeats, so an offset that is gone does not pass for a new group.
+What a group had committed is also told by its members' heartbeats, so an offset that is gone does not pass for a new
+group, nor one that was set back for where it is.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Places:
         kafka: Connection settings, in librdkafka's names.
         status: The loop's status topic.
         topic_ids: Identities of the topics now.
+        rewind: Whether to go on where the offsets are though members had committed more.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class Places:
         role: str,
         group: str,
         topic_ids: Mapping[str, str],
+        rewind: bool = False,
     ) -> None:
+        self._rewind = rewind
         self._kafka, self._codec, self._status = kafka, codec, status
         self._role, self._group, self._ids = role, group, topic_ids
 
@@ -42,12 +46,13 @@ class Places:
         """Compares the group's offsets with what its members had read, and with what is still there.
 
         Raises:
-            ConfigError: Offsets vanished, a topic was made again, or records were deleted before they were read.
+            ConfigError: Offsets vanished or went back, a topic was made again, or records were deleted before they were
+                read.
             Unavailable: The broker does not answer.
         """
         if not committed:
             return
-        told = self._told()
+        told = {} if self._rewind else self._told()
         consumer = group_less(self._kafka)
         try:
             lows = {tp: watermarks(consumer, tp.topic, tp.partition)[0] for tp in committed}
@@ -90,26 +95,26 @@ def lost(
 def _lost(
     group: str, tp: TP, offset: int | None, told: Position | None, low: int, topic_id: str | None
 ) -> Mistake | None:
-    where = f"{tp.topic}-{tp.partition}"
+    where, had = f"{tp.topic}-{tp.partition}", 0 if told is None else told.committed
     reset = (
         f"kafka-consumer-groups --group {group} --topic {tp.topic}:{tp.partition} "
         "--reset-offsets --to-earliest --execute"
     )
-    if offset is None:
-        if told is None or told.committed == 0:
-            return None
-        if told.topic_id and topic_id and told.topic_id != topic_id:
+    if told is not None and told.topic_id and topic_id and told.topic_id != topic_id:
+        if offset is None and had:
             expected = (
-                f"the topic that was read up to {told.committed}, but it was deleted and made again. "
+                f"the topic that was read up to {had}, but it was deleted and made again. "
                 f"To go on with the new one: {reset}"
             )
             return Mistake(where, topic_id, expected)
+    elif (offset or 0) < had:
+        what = "its offsets are gone" if offset is None else "it was set back, or the broker forgot"
         expected = (
-            f"group {group} to be at {told.committed}: its offsets are gone. To go on where it was: {reset} "
-            f"with --to-offset {told.committed} in place of --to-earliest"
+            f"group {group} to be at {had}: {what}. To go on where it was: {reset} with --to-offset {had} in place of "
+            "--to-earliest. To read again what it had read, on purpose: start it once with --rewind"
         )
-        return Mistake(where, None, expected)
-    if offset < low:
+        return Mistake(where, offset, expected)
+    if offset is not None and offset < low:
         expected = (
             f"to be at most {offset}, where group {group} is: {low - offset} records were deleted before they were "
             f"read. Give the topic a longer retention; to go on without them: {reset}"

@@ -23,7 +23,7 @@ from faust.tables.recovery import RebalanceAgain
 from faust.types import TP
 from yarl import URL
 
-from streams.core.errors import StreamsError, Unavailable
+from streams.core.errors import ConfigError, StreamsError, Unavailable
 from streams.engine.places import Places
 from streams.engine.reader import patiently
 from streams.engine.status import Progress
@@ -36,6 +36,7 @@ log = logging.getLogger("counterpoint.worker")
 START_DEADLINE_S = 20
 STOP_DEADLINE_S = 4.8
 COMMITTED_S = 60.0
+SETTLED_S = 5.0
 """Offsets that a transaction is about to commit are told when it is over: of a dead process, when it times out."""
 
 
@@ -241,15 +242,30 @@ class RoleWorker:
     def _assign(
         self, tps: set[TP], abort: threading.Event, loop: asyncio.AbstractEventLoop
     ) -> dict[TP, int | None]:
-        committed = self._committed(tps)
-        if self._places is not None and not self._role.finds_its_place:
-            self._places.check(committed)
+        committed = self._where_it_is(tps, abort)
         failpoint("rebalance.assigned")
         if self._role.notes_always or self._options.transactions is not None:
             hearing = self.app.consumer.notes_beside(committed)
             self._role.noted(asyncio.run_coroutine_threadsafe(hearing, loop).result())
         self._role.assigned(committed, abort)
         return committed
+
+    def _where_it_is(self, tps: set[TP], abort: threading.Event) -> dict[TP, int | None]:
+        """The group's offsets, looked at again for a while if they cannot be: a broker that comes up may not know yet."""
+        deadline = monotonic() + SETTLED_S
+        while True:
+            committed = self._committed(tps)
+            if self._places is None or self._role.finds_its_place:
+                return committed
+            try:
+                self._places.check(committed)
+            except ConfigError:
+                if monotonic() > deadline:
+                    raise
+                if abort.wait(0.5):
+                    raise RebalanceAgain from None
+            else:
+                return committed
 
     def _committed(self, tps: set[TP]) -> dict[TP, int | None]:
         """The group's offsets, none of which a transaction is about to move."""

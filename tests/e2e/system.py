@@ -189,13 +189,10 @@ class System:
 
     # Processes -------------------------------------------------------------------------------------------------------
 
-    def start(
-        self, role: str, worker: str | None = None, *, standby: bool = False, **environ: str
-    ) -> str:
+    def start(self, role: str, worker: str | None = None, *options: str, **environ: str) -> str:
         """Starts a worker; its log goes to a file beside the loop."""
         worker = worker or f"{role}-1"
-        more = ["--standby"] if standby else []
-        argv = ["run", role, self.reference, "--worker", worker, *more]
+        argv = ["run", role, self.reference, "--worker", worker, *options]
         log, given = self.begin_log(worker), {**self.environ, **environ}
         self.processes[worker] = nursery().start(argv, given, self.folder, log, log)
         return worker

@@ -136,7 +136,7 @@ def test_a_joiner_on_standby_takes_over_what_it_has_copied_and_loses_nothing(
     make: Callable[..., System],
 ) -> None:
     system = make("partitions=1,")
-    joiners = [system.start("joiner", f"joiner-{n}", standby=True) for n in range(2)]
+    joiners = [system.start("joiner", f"joiner-{n}", "--standby") for n in range(2)]
     system.await_running(*joiners, system.start("predictor"), system.start("learner"))
     ids = predicted(system, 300)
     early = ids[:100]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import (
     AlterConfigOpType,
     ConfigEntry,
@@ -181,6 +181,38 @@ def test_offsets_of_the_group_that_vanished_stop_the_role_with_the_way_back(
     assert system.end("predictor-1") == 0
     await_that(lambda: is_forgotten(system, "predictor"), what="no member left in the group")
     refused(system, "predictor", USAGE, "its offsets are gone", "--reset-offsets", "--to-offset")
+
+
+def test_offsets_of_the_group_that_were_set_back_stop_the_role_unless_that_is_meant(
+    system: System,
+) -> None:
+    system.await_running(system.start("predictor"))
+    ids = [f"e{n}" for n in range(20)]
+    system.send_inputs(ids)
+    system.await_ids("predictions", ids)
+    await_that(lambda: sum(system.committed("predictor", "inputs").values()) == 20)
+    assert system.end("predictor-1") == 0
+    inputs = system.topic("inputs")
+    had = system.committed("predictor", "inputs")
+    back = [TopicPartition(inputs, p, offset // 2) for p, offset in had.items()]
+    group = f"{system.name}.predictor"
+
+    def set_back() -> bool:  # refused until the broker has seen the last member leave
+        asked = ConsumerGroupTopicPartitions(group, back)
+        (done,) = system.admin.alter_consumer_group_offsets([asked]).values()
+        return all(each.error is None for each in done.result(30).topic_partitions)
+
+    await_that(set_back, what="the group is empty")
+    told = (f"{inputs}-0", "it was set back", f"--to-offset {had[0]} ", "--rewind")
+    refused(system, "predictor", USAGE, *told)
+    system.start("predictor", "predictor-1", "--rewind")
+    again = sum(offset - offset // 2 for offset in had.values())
+    await_that(
+        lambda: len(system.records("predictions", Prediction)) == 20 + again,
+        what="what was read again",
+    )
+    assert system.end("predictor-1") == 0
+    assert system.committed("predictor", "inputs") == had
 
 
 def truncate(system: System, suffix: str) -> None:
