@@ -146,9 +146,13 @@ def _reading(api: FastAPI, board: Board, who: Who) -> None:
         return StoryOut.of(story, board.failure(story))
 
     @api.get("/quality", dependencies=[BEARER, reader])
-    def tell_quality() -> dict[str, Any]:
+    def tell_quality(
+        model: Annotated[
+            Text | None, Query(description="Whose history; by default, who learned last.")
+        ] = None,
+    ) -> dict[str, Any]:
         """How right the model is, raw and weighted, how far people agree, how long things take."""
-        told: dict[str, Any] = plain(quality(board.store, board.clock()))
+        told: dict[str, Any] = plain(quality(board.store, board.clock(), model))
         return told
 
     @api.get("/trouble", dependencies=[BEARER, reader])

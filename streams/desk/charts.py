@@ -210,8 +210,9 @@ def drawn(told: Quality, task: str) -> dict[str, object]:
     """All drawings of the page."""
     main = main_metric(task)
     most = max((age.count for age in told.waiting), default=0) or 1
+    of_model = [watch for watch in told.watched if watch.model_key == told.model_key]
     return {
-        "history": over_time(told.history, main, told.watched),
+        "history": over_time(told.history, main, of_model),
         "drifts": drifts(told.watched, main),
         "calibration": calibration(told.calibration),
         "matrix": None if task == "regression" else matrix(told.confusion),

@@ -237,14 +237,15 @@ class _Pages:
         return {"moments": told, "held": held, "why": [] if failed is None else failed.words()}
 
     def _quality(self, request: Request, person: Person) -> Response:
-        return self._render(request, "quality.html", person, **self._figures())
+        return self._render(request, "quality.html", person, **self._figures(request))
 
     def _quality_body(self, request: Request, person: Person) -> Response:
-        return self._render(request, "quality_body.html", person, **self._figures())
+        return self._render(request, "quality_body.html", person, **self._figures(request))
 
-    def _figures(self) -> dict[str, Any]:
+    def _figures(self, request: Request) -> dict[str, Any]:
         task = self._board.about.task
-        found = quality(self._board.store, self._board.clock())
+        wanted = request.query_params.get("model")
+        found = quality(self._board.store, self._board.clock(), wanted)
         metric = charts.main_metric(task)
         return {"quality": found, "drawn": charts.drawn(found, task), "metric": metric.capitalize()}
 

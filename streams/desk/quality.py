@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, func, select
 
 from streams.core.estimates import Estimate, alpha, share, weighted_share
 from streams.core.events import LEARNED, REJECT, REVIEW, Drift, Label
-from streams.desk.rows import label_of
+from streams.desk.rows import check_text, label_of
 from streams.desk.store import Store
 from streams.desk.tables import (
     EXPIRED,
@@ -112,6 +112,8 @@ class Quality:
         agreement: Krippendorff's alpha, where several people looked at the same; None where none did.
         to_verdict: From the prediction to the verdict.
         to_model: From the verdict to the model that has learned it.
+        models: The keys of all models that have learned something, in order.
+        model_key: Whose ``history`` this is, oldest point first; None before any model has learned.
     """
 
     raw: Estimate | None
@@ -128,13 +130,24 @@ class Quality:
     to_verdict: Times | None
     to_model: Times | None
     waiting: tuple[Age, ...]
+    models: tuple[str, ...]
+    model_key: str | None
     history: tuple[Point, ...]
     watched: tuple[Watch, ...]
 
 
-def quality(store: Store, now: int) -> Quality:
-    """How good the loop is now."""
+def quality(store: Store, now: int, model_key: str | None = None) -> Quality:
+    """How good the loop is now.
+
+    Args:
+        model_key: Whose history is wanted; by default, and if nothing is known of it, that of whoever learned last.
+
+    Raises:
+        BadRecord: It is no model's key.
+    """
+    check_text("model", model_key or "")
     with store.reading() as connection:
+        shown, watched = _shown(connection, model_key), _watched(connection)
         judged = _judged(connection)
         routed = _judged(connection, predictions.c.route == REVIEW)
         asked, answered, unanswered = _asked(connection)
@@ -153,8 +166,10 @@ def quality(store: Store, now: int) -> Quality:
             to_verdict=_times((row.answered_at - row.at) / 1000 for row in routed),
             to_model=_times(_lags(connection)),
             waiting=_waiting(connection, now),
-            history=_history(connection),
-            watched=_watched(connection),
+            models=tuple(each.model_key for each in watched),
+            model_key=shown,
+            history=() if shown is None else _history(connection, shown),
+            watched=watched,
         )
 
 
@@ -270,8 +285,17 @@ def _waiting(connection: Connection, now: int) -> tuple[Age, ...]:
     return tuple(Age(words, count) for words, count in counts.items())
 
 
-def _history(connection: Connection) -> tuple[Point, ...]:
-    newest = select(scores).order_by(scores.c.at.desc(), scores.c.offset.desc()).limit(POINTS)
+def _shown(connection: Connection, model_key: str | None) -> str | None:
+    newest = select(scores.c.model_key).order_by(scores.c.at.desc(), scores.c.offset.desc())
+    found = None
+    if model_key is not None:
+        found = connection.scalar(newest.where(scores.c.model_key == model_key).limit(1))
+    return connection.scalar(newest.limit(1)) if found is None else found
+
+
+def _history(connection: Connection, model_key: str) -> tuple[Point, ...]:
+    of_model = select(scores).where(scores.c.model_key == model_key)
+    newest = of_model.order_by(scores.c.at.desc(), scores.c.offset.desc()).limit(POINTS)
     rows = reversed(connection.execute(newest).all())
     return tuple(
         Point(row.at, row.model_key, row.model_version, row.learned, json.loads(row.metrics))

@@ -167,6 +167,7 @@ scores = _cached(
     Column("learned", BigInteger, nullable=False),
     Column("metrics", Text, nullable=False),
     Index("scores_by_time", "at", "offset"),
+    Index("scores_by_model", "model_key", "at", "offset"),
 )
 
 watches = _cached(

@@ -357,6 +357,18 @@ def test_quality_is_drawn_of_nothing_and_of_something(desk: Desk, client: TestCl
     assert page.count('<th scope="row">ann</th>') == 1
 
 
+def test_quality_lets_one_choose_among_several_models(desk: Desk, client: TestClient) -> None:
+    for version, key in enumerate(("a&b", "c", "c"), start=1):
+        desk.take(Score(key, version, version, {"accuracy.rolling": 0.5}, 0, []))
+    page = sign_in(client).get("/quality").text
+    assert "Accuracy of model c, over" in page
+    assert "<option selected>c</option>" in page
+    page = client.get("/quality?model=a%26b").text
+    assert "Accuracy of model a&amp;b, over" in page
+    assert 'data-live="/quality/body?model=a%26b"' in page
+    assert client.get("/quality?model=%00").status_code == 422
+
+
 def test_a_loop_chooses_which_features_are_seen_and_in_which_order() -> None:
     said = prediction("one", features={"a": 1.0, "secret": 2.0, "b": 3.0})
     assert [row.feature for row in card(said, ("b", "a", "c")).rows] == ["b", "a"]

@@ -81,6 +81,21 @@ def test_people_who_look_at_the_same_agree_or_not(desk: Desk) -> None:
     assert quality(desk.store, desk.now).agreement == 1.0
 
 
+def test_each_model_has_a_history_of_its_own(desk: Desk) -> None:
+    told = quality(desk.store, desk.now)
+    assert (told.models, told.model_key, told.history) == ((), None, ())
+    for version, key in enumerate(("west", "east", "east", "west", "east"), start=1):
+        desk.take(Score(key, version, version, {"accuracy.rolling": version / 10}, 0, None))
+    told = quality(desk.store, desk.now)
+    assert told.models == ("east", "west")
+    assert told.model_key == "east"  # it learned last
+    assert [point.model_version for point in told.history] == [2, 3, 5]
+    for wanted, shown in (("west", "west"), ("nowhere", "east")):
+        told = quality(desk.store, desk.now, wanted)
+        assert told.model_key == shown
+        assert {point.model_key for point in told.history} == {shown}
+
+
 def test_a_reject_of_one_answer_of_many_says_that_it_was_wrong(store: Store) -> None:
     desk = Desk(store, replace(RULES, task="multiclass", classes=("a", "b", "c")))
     desk.ask("right", "wrong", label="a")
