@@ -122,6 +122,7 @@ class Folding:
         self._sql: dict[str, str] = {}
         self._clock = 0
         self.topic_ids: Mapping[str, str] = {}
+        self._known: dict[tuple[str, int], int] = {}
         self.unreadable = 0
 
     def positions(self, connection: Connection) -> dict[tuple[str, int], int]:
@@ -139,6 +140,7 @@ class Folding:
                 )
                 raise Conflict(message)
             found[row.topic, row.partition] = row.position
+        self._known = dict(found)
         return found
 
     def take(
@@ -172,6 +174,10 @@ class Folding:
 
     def _advance(self, connection: Connection, read: Sequence[Read]) -> None:
         for each in read:
+            place = each.topic, each.partition
+            # Where this desk's last look ended: if another has read on since, these records are partly taken already.
+            known = self._known.get(place)
+            self._known[place] = each.position
             row = {
                 "topic": each.topic,
                 "partition": each.partition,
@@ -184,7 +190,7 @@ class Folding:
                 .on_conflict_do_update(
                     index_elements=["topic", "partition"],
                     set_={"position": each.position},
-                    where=positions.c.position < each.position,
+                    where=(positions.c.position == known) & (positions.c.position < each.position),
                 )
                 .returning(positions.c.position)
             )

@@ -118,6 +118,19 @@ def test_what_was_taken_is_not_taken_again(desk: Desk) -> None:
         desk.fold(desk.came)
 
 
+def test_what_another_desk_has_taken_in_part_is_not_taken(desk: Desk) -> None:
+    other = desk.new_folding()
+    with desk.store.reading() as connection:
+        other.positions(connection)
+    desk.take(prediction("a"))
+    desk.came.append(desk._came(prediction("b"), desk.now))
+    with pytest.raises(Conflict, match="read by another desk"):
+        desk.fold(desk.came, other)
+    with desk.store.reading() as connection:
+        other.positions(connection)
+    desk.fold(desk.came[1:], other)
+
+
 def test_a_topic_that_was_made_anew_is_not_read_on(desk: Desk) -> None:
     folding, other = desk.new_folding(), desk.new_folding()
     folding.topic_ids, other.topic_ids = {"t": "one"}, {"t": "two"}
