@@ -377,3 +377,16 @@ def test_single_letter_keys_can_be_turned_off_and_stay_off(open_page: Open) -> N
     page.get_by_label("Single-letter keys").check()
     page.locator("body").press("?")
     page.wait_for_selector("dialog#help[open]")
+
+
+def test_a_browser_that_keeps_nothing_for_a_site_is_good_enough(
+    open_page: Open, truth: dict[str, int]
+) -> None:
+    page = open_page("ann", "/health-line")
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', { get() { throw new Error('refused'); } });"
+    )
+    page.goto(page.url.replace("/health-line", "/queue"))
+    answer(page, truth)
+    page.get_by_label("Single-letter keys").uncheck()
+    assert page.locator("html").get_attribute("data-keys") == "off"

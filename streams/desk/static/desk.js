@@ -316,7 +316,7 @@ document.addEventListener("click", (event) => {
   else if (data.again) redo("/trouble/again", data.again);
 });
 
-const kept = {
+const remembered = {
   // Browsers that keep nothing for a site throw.
   get(name) {
     try { return localStorage.getItem(name); } catch { return null; }
@@ -350,11 +350,11 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("change", (event) => {
   if (event.target.matches(".lane input")) countSelected();
   if (event.target !== keys) return;
-  kept.set("keys", keys.checked ? "on" : "off");
+  remembered.set("keys", keys.checked ? "on" : "off");
   useKeys(keys.checked);
 });
 
-if (keys) useKeys(kept.get("keys") !== "off");
+if (keys) useKeys(remembered.get("keys") !== "off");
 
 if (queue) setInterval(tick, 1000);
 if (find("nav")) watch();
