@@ -30,7 +30,8 @@ AWAY_S = 6.0
 RECOVERED_WITHIN_S = 90.0
 FIRED_WITHIN_S = 90.0
 HOUR_S = 3600.0
-CUT_OFF = "did not stop within"
+CUT_OFF = ("did not stop within", "is not this process's any more")
+"""What a worker says that was still busy with a rebalance, or was shut out while it slept, as it was asked to end."""
 
 
 class Done(NamedTuple):
@@ -53,7 +54,7 @@ class Injector:
     Attributes:
         done: What was done, in the order in which it ended.
         failures: What did not go as it should have, in words.
-        cut_off: Workers that were still busy, with a rebalance say, when their time to end was over.
+        cut_off: Workers that could not end as they should have: see ``CUT_OFF``.
     """
 
     fleet: Fleet
@@ -125,7 +126,7 @@ class Injector:
             self.fleet.start(worker)
         self.fleet.await_running(worker)
         code = self.fleet.end(worker, signal.SIGTERM)
-        if CUT_OFF in self.fleet.log(worker):
+        if code != 0 and any(words in self.fleet.log(worker) for words in CUT_OFF):
             self.cut_off.append(worker)
         elif code != 0:
             self.failures.append(f"{worker} ended with {code} when it was asked to end")
