@@ -49,7 +49,7 @@ PROPERTIES = {
     "offsets.topic.replication.factor": "1",
     "offsets.topic.num.partitions": "4",
     # Small, so that it is compacted and soon loaded: a node that is killed and comes back is elected twice, and a load
-    # that the second election overtakes makes Kafka 4.0 to 4.3 give out offsets from before the load that follows.
+    # that the second election overtakes makes Kafka 4.3 give out offsets from before the load that follows.
     "offsets.topic.segment.bytes": str(1 << 20),
     "transaction.state.log.replication.factor": "1",
     "transaction.state.log.min.isr": "1",
